@@ -1,0 +1,265 @@
+//! The only file that names cudarc: a CUDA context, one stream, pooled memory, kernels by name, captured graphs.
+
+use super::pool::{Pool, block_bytes};
+use crate::{Error, Result};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex};
+
+include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// Whether a `libcuda` can be loaded. cudarc panics without one, so everything asks this first.
+pub(super) fn driver_present() -> bool {
+    // SAFETY: only looks for the library.
+    unsafe { sys::is_culib_present() }
+}
+
+pub(super) fn device_count() -> std::result::Result<i32, String> {
+    CudaContext::device_count().map_err(|e| describe(&e))
+}
+
+fn describe(e: &DriverError) -> String {
+    let name = e.error_name().ok().map(|n| n.to_string_lossy().into_owned());
+    let text = e.error_string().ok().map(|n| n.to_string_lossy().into_owned());
+    match (name, text) {
+        (Some(n), Some(t)) => format!("{n}: {t}"),
+        _ => format!("{e:?}"),
+    }
+}
+
+/// One CUDA device with one stream. Launches are asynchronous and ordered.
+pub struct Gpu {
+    ctx: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    name: String,
+    ordinal: usize,
+    pub(super) pool: Pool,
+    /// Kernel name -> function address; modules stay loaded as long as the device.
+    functions: Mutex<HashMap<&'static str, usize>>,
+    modules: Mutex<HashMap<&'static str, usize>>,
+    sync_launches: bool,
+}
+
+impl Gpu {
+    /// Opens CUDA device `ordinal`. `GHOSTBIT_SYNC_LAUNCHES=1` waits after every launch, so that an error names its kernel.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let device = format!("cuda:{ordinal}");
+        let fail = |detail: String| Error::Device { device: device.clone(), detail };
+        if !driver_present() {
+            return Err(fail("no CUDA driver (libcuda) on this machine; use --device cpu".into()));
+        }
+        let count = device_count().map_err(&fail)?;
+        if ordinal as i32 >= count {
+            return Err(fail(format!("the driver reports {count} devices")));
+        }
+        let ctx = CudaContext::new(ordinal).map_err(|e| fail(describe(&e)))?;
+        // SAFETY: slices' own events are not used; all work goes through one stream in program order.
+        unsafe { ctx.disable_event_tracking() };
+        let stream = ctx.new_stream().map_err(|e| fail(describe(&e)))?;
+        let name = format!("cuda:{ordinal} {}", ctx.name().map_err(|e| fail(describe(&e)))?);
+        let sync_launches = std::env::var_os("GHOSTBIT_SYNC_LAUNCHES").is_some_and(|v| v != "0");
+        Ok(Self {
+            ctx,
+            stream,
+            name,
+            ordinal,
+            pool: Pool::default(),
+            functions: Mutex::default(),
+            modules: Mutex::default(),
+            sync_launches,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn error(&self, detail: impl Into<String>) -> Error {
+        Error::Device { device: self.name.clone(), detail: detail.into() }
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.ctx.bind_to_thread().map_err(|e| self.error(describe(&e)))
+    }
+
+    /// Uninitialised device memory.
+    pub fn alloc(self: &Arc<Self>, bytes: usize) -> Result<GpuBuffer> {
+        let block = block_bytes(bytes);
+        let address = match self.pool.take(block) {
+            Some(a) => a,
+            None => {
+                self.bind()?;
+                // SAFETY: a plain allocation; freed in `Drop` of the device.
+                let a = unsafe { result::malloc_sync(block) }.map_err(|e| {
+                    if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                        let held = self.pool.stats().reserved;
+                        Error::OutOfMemory { device: self.name.clone(), asked: block, held }
+                    } else {
+                        self.error(describe(&e))
+                    }
+                })?;
+                self.pool.grew(block);
+                a
+            }
+        };
+        Ok(GpuBuffer { address, block, device: self.clone() })
+    }
+
+    /// Copies `bytes` to the device; returns when the source may be reused.
+    pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's buffer is at least that long; we wait before `bytes` can go away.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error(describe(&e)))?;
+        self.synchronize()
+    }
+
+    /// Copies device memory to the host, after all queued work.
+    pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
+            .map_err(|e| self.error(describe(&e)))?;
+        self.synchronize()
+    }
+
+    /// Queues a copy within the device.
+    pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both ranges are live allocations of at least `bytes`.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error(describe(&e)))
+    }
+
+    /// Queues a byte fill.
+    pub fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the range is a live allocation.
+        unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error(describe(&e)))
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| self.error(describe(&e)))
+    }
+
+    fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
+        if let Some(f) = self.functions.lock().unwrap().get(kernel) {
+            return Ok(*f as sys::CUfunction);
+        }
+        let missing = |detail: String| Error::Kernel { kernel: kernel.into(), grid: [0; 3], block: [0; 3], detail };
+        let file = KERNELS
+            .iter()
+            .find(|(k, _)| *k == kernel)
+            .map(|(_, f)| *f)
+            .ok_or_else(|| missing("no kernel of that name in kernels/*.cu".into()))?;
+        let module = {
+            let mut modules = self.modules.lock().unwrap();
+            match modules.get(file) {
+                Some(m) => *m as sys::CUmodule,
+                None => {
+                    // The emulator finds kernels by name and ignores the image.
+                    let image = MODULES.iter().find(|(f, _)| *f == file).map_or(&[0u8; 64][..], |(_, i)| i);
+                    self.bind()?;
+                    // SAFETY: a fatbin that nvcc wrote (or any bytes, for the emulator).
+                    let m = unsafe { result::module::load_data(image.as_ptr().cast()) }
+                        .map_err(|e| missing(format!("kernels/{file}.cu does not load: {}", describe(&e))))?;
+                    modules.insert(file, m as usize);
+                    m
+                }
+            }
+        };
+        let name = CString::new(kernel).expect("kernel names hold no NUL");
+        // SAFETY: a live module.
+        let f = unsafe { result::module::get_function(module, name) }.map_err(|e| missing(describe(&e)))?;
+        self.functions.lock().unwrap().insert(kernel, f as usize);
+        Ok(f)
+    }
+
+    pub(super) fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        smem: u32,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        let fail = |e: DriverError| Error::Kernel { kernel: kernel.into(), grid, block, detail: describe(&e) };
+        let f = self.function(kernel)?;
+        self.bind()?;
+        if smem > 48 * 1024 {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a live function.
+            unsafe { result::function::set_function_attribute(f, attribute, smem as i32) }.map_err(fail)?;
+        }
+        // SAFETY: `args` point at values laid out as the kernel's parameters (the ops' contract, tested per op).
+        unsafe {
+            result::launch_kernel(f, grid.into(), block.into(), smem, self.stream.cu_stream(), args).map_err(fail)?;
+        }
+        if self.sync_launches {
+            self.stream.synchronize().map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Records what `work` queues instead of running it.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(|e| self.error(describe(&e)))?;
+        let done = work();
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(|e| self.error(describe(&e)));
+        done?;
+        graph?.map(Captured).ok_or_else(|| self.error("nothing was captured"))
+    }
+
+    /// Queues a captured graph.
+    pub fn replay(&self, graph: &Captured) -> Result<()> {
+        graph.0.launch().map_err(|e| self.error(describe(&e)))
+    }
+
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let _ = self.ctx.bind_to_thread();
+        let _ = self.stream.synchronize();
+        self.pool.drain(|_, address| {
+            // SAFETY: free blocks came from `malloc_sync` and nothing uses them. Errors at exit help nobody.
+            let _ = unsafe { result::free_sync(address) };
+        });
+        for (_, m) in self.modules.lock().unwrap().drain() {
+            // SAFETY: loaded by this device, and no launch is pending.
+            let _ = unsafe { result::module::unload(m as sys::CUmodule) };
+        }
+    }
+}
+
+/// A recorded sequence of launches and copies.
+pub struct Captured(CudaGraph);
+
+/// One block of device memory; goes back to the pool when dropped (later work on the stream is ordered after it).
+pub struct GpuBuffer {
+    address: u64,
+    block: usize,
+    device: Arc<Gpu>,
+}
+
+impl GpuBuffer {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+    pub fn device(&self) -> &Arc<Gpu> {
+        &self.device
+    }
+}
+
+impl Drop for GpuBuffer {
+    fn drop(&mut self) {
+        self.device.pool.put(self.block, self.address);
+    }
+}

@@ -1,0 +1,68 @@
+//! One kernel launch: name, grid, block, arguments.
+
+use super::Gpu;
+use crate::Result;
+use std::ffi::c_void;
+
+/// Builder of a kernel launch. Arguments are packed in call order and must match the kernel's parameters: pointers as
+/// [`Launch::ptr`], scalars and `#[repr(C)]` parameter structs (by value) as [`Launch::val`].
+pub struct Launch {
+    kernel: &'static str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    smem: u32,
+    bytes: Vec<u64>,
+    starts: Vec<usize>,
+}
+
+impl Launch {
+    /// A launch of `kernel` with one block of one thread, to be set by the methods below.
+    pub fn new(kernel: &'static str) -> Self {
+        Self {
+            kernel,
+            grid: [1; 3],
+            block: [1; 3],
+            smem: 0,
+            bytes: Vec::with_capacity(32),
+            starts: Vec::with_capacity(8),
+        }
+    }
+    /// One thread per element: `ceil(n / block)` blocks of `block` threads.
+    pub fn over(kernel: &'static str, n: usize, block: u32) -> Self {
+        Self::new(kernel).grid([(n.div_ceil(block as usize)).max(1) as u32, 1, 1]).block([block, 1, 1])
+    }
+    pub fn grid(mut self, grid: [u32; 3]) -> Self {
+        self.grid = grid;
+        self
+    }
+    pub fn block(mut self, block: [u32; 3]) -> Self {
+        self.block = block;
+        self
+    }
+    /// Dynamic shared memory, bytes per block.
+    pub fn smem(mut self, bytes: u32) -> Self {
+        self.smem = bytes;
+        self
+    }
+    /// A device address (see `Tensor::address`); 0 is the null pointer.
+    pub fn ptr(mut self, address: u64) -> Self {
+        self.starts.push(self.bytes.len());
+        self.bytes.push(address);
+        self
+    }
+    /// A scalar or parameter struct, by value.
+    pub fn val<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
+        self.starts.push(self.bytes.len());
+        let start = self.bytes.len();
+        self.bytes.resize(start + size_of::<T>().div_ceil(8), 0);
+        bytemuck::cast_slice_mut(&mut self.bytes[start..])[..size_of::<T>()]
+            .copy_from_slice(bytemuck::bytes_of(&value));
+        self
+    }
+    /// Queues the kernel on the device's stream.
+    pub fn run(mut self, gpu: &Gpu) -> Result<()> {
+        let base = self.bytes.as_mut_ptr();
+        let mut args: Vec<*mut c_void> = self.starts.iter().map(|&s| base.wrapping_add(s).cast()).collect();
+        gpu.launch(self.kernel, self.grid, self.block, self.smem, &mut args)
+    }
+}

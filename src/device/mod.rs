@@ -1,0 +1,116 @@
+//! The narrow seam: allocate, copy, fill, launch, synchronise. Knows nothing of tensors, shapes or ops.
+//!
+//! Two devices: [`Cpu`] (plain Rust, the embedded default and the oracle) and [`Gpu`] (CUDA through the driver
+//! API: NVIDIA's `libcuda`, or the emulator's, see `kernels/emu/README.md`).
+
+mod cpu;
+pub mod driver;
+mod gpu;
+mod launch;
+mod pool;
+
+pub use cpu::{Cpu, HostBuffer};
+pub use gpu::{Gpu, GpuBuffer};
+pub use launch::Launch;
+pub use pool::MemoryStats;
+
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Where tensors live and ops run. Cheap to clone.
+#[derive(Clone)]
+pub enum Device {
+    Cpu(Arc<Cpu>),
+    Gpu(Arc<Gpu>),
+}
+
+impl Device {
+    /// A CPU device with its own memory pool.
+    pub fn cpu() -> Self {
+        Self::Cpu(Arc::new(Cpu::new(false)))
+    }
+
+    /// A CPU device whose fresh memory is filled with NaN, so that a read of something never written shows.
+    pub fn cpu_poisoned() -> Self {
+        Self::Cpu(Arc::new(Cpu::new(true)))
+    }
+
+    /// Opens `cpu`, `cuda`, `cuda:I` or `auto`, and says why that device was taken.
+    ///
+    /// `auto` takes the first CUDA device if a driver is present and this build holds device code for it, else the CPU.
+    pub fn open(spec: &str) -> Result<(Self, String)> {
+        match spec {
+            "cpu" => Ok((Self::cpu(), "asked for with --device cpu".into())),
+            "auto" => match driver::availability() {
+                Ok(()) => match Gpu::open(0) {
+                    Ok(g) => Ok((Self::Gpu(Arc::new(g)), "a CUDA driver and device were found".into())),
+                    Err(e) => Ok((Self::cpu(), format!("the CUDA device could not be opened: {e}"))),
+                },
+                Err(why) => Ok((Self::cpu(), why)),
+            },
+            _ => {
+                let ordinal = match spec.strip_prefix("cuda") {
+                    Some("") => Some(0),
+                    Some(rest) => rest.strip_prefix(':').and_then(|i| i.parse::<usize>().ok()),
+                    None => None,
+                };
+                let Some(ordinal) = ordinal else {
+                    return Err(Error::config("--device", format!("'{spec}' is none of cpu, cuda, cuda:INDEX, auto")));
+                };
+                driver::availability()
+                    .map_err(|why| Error::Device { device: spec.into(), detail: format!("{why}; use --device cpu") })?;
+                Ok((Self::Gpu(Arc::new(Gpu::open(ordinal)?)), format!("asked for with --device {spec}")))
+            }
+        }
+    }
+
+    /// The emulated CUDA device of this build (tests). Errors if the build has no emulator or another driver is loaded.
+    pub fn emulator() -> Result<Self> {
+        driver::load_emulator(driver::EMULATOR)?;
+        Ok(Self::Gpu(Arc::new(Gpu::open(0)?)))
+    }
+
+    /// Human name, e.g. `cpu (AVX-512, 2 threads)` or `cuda:0 NVIDIA H200`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu(c) => c.name(),
+            Self::Gpu(g) => g.name().to_string(),
+        }
+    }
+
+    pub fn is_cpu(&self) -> bool {
+        matches!(self, Self::Cpu(_))
+    }
+
+    /// Waits for all launched work; surfaces an asynchronous kernel error.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(g) => g.synchronize(),
+        }
+    }
+
+    /// Bytes in use, high-water mark, and bytes reserved by the pool.
+    pub fn memory(&self) -> MemoryStats {
+        match self {
+            Self::Cpu(c) => c.pool.stats(),
+            Self::Gpu(g) => g.pool.stats(),
+        }
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cpu(_), Self::Cpu(_)) => true,
+            (Self::Gpu(a), Self::Gpu(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name())
+    }
+}

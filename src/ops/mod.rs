@@ -1,0 +1,19 @@
+//! Every operation: maths, CPU version, kernel launch, gradient rule, cases. One file or folder per op.
+
+pub mod case;
+
+use case::Case;
+
+macro_rules! registry {
+    ($($name:ident),* $(,)?) => {
+        $(pub mod $name;)*
+        /// All ops with their case tables, in one list: tests, benches and `inspect` walk it.
+        pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
+            vec![$((stringify!($name), $name::cases())),*]
+        }
+    };
+}
+
+registry! {
+    activation,
+}
