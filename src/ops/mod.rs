@@ -1,6 +1,7 @@
 //! Every operation: maths, CPU version, kernel launch, gradient rule, cases. One file or folder per op.
 
 pub mod case;
+pub mod vectorize;
 
 use case::Case;
 
