@@ -217,9 +217,9 @@ impl Backward<'_> {
     pub fn device(&self) -> &Device {
         self.device
     }
-    /// Whether input `i` needs its gradient.
+    /// Whether there is an input `i` (optional ones come last) and it needs its gradient.
     pub fn needs(&self, i: usize) -> bool {
-        self.inputs[i].is_some()
+        self.inputs.get(i).is_some_and(Option::is_some)
     }
     /// The gradient of output `o`; `None` if nothing flowed back to it (another output was used).
     pub fn grad(&mut self, o: usize) -> Option<Tensor> {

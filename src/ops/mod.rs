@@ -17,4 +17,5 @@ macro_rules! registry {
 
 registry! {
     activation,
+    conv2d,
 }

@@ -1,0 +1,72 @@
+//! Case table of both convolutions.
+
+use super::{Conv2dParams, Geometry, conv2d, upsample_conv2d};
+use crate::autograd::{Tape, Var};
+use crate::ops::case::{Case, Input};
+use crate::tensor::Shape;
+
+/// `x`, `[k r s]`, parameters, bias.
+fn case(label: &str, x: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams, bias: bool) -> Case {
+    let w = [k, r, s, x[3]];
+    let g = Geometry::new("conv2d", x.into(), w.into(), p).expect("case shapes are valid");
+    let mut inputs = vec![Input::grad(x), Input::grad(w)];
+    if bias {
+        inputs.push(Input::grad([k]));
+    }
+    let run = move |t: &mut Tape, v: &[Var]| Ok(vec![conv2d(t, &v[0], &v[1], v.get(2), p)?]);
+    let name = format!("{label}_x{}_w{}_s{}_p{}", Shape::from(x), Shape::from(w), p.stride, p.pad);
+    Case::new(name, inputs, run).reduction(g.reduction()).cost(g.flops(), g.bytes())
+}
+
+fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool) -> Case {
+    let [n, h, width, c] = x;
+    let w = [k, 3, 3, c];
+    let g = Geometry::new("upsample_conv2d", [n, 2 * h, 2 * width, c].into(), w.into(), Conv2dParams::new(1, 1))
+        .expect("case shapes are valid");
+    let mut inputs = vec![Input::grad(x), Input::grad(w)];
+    if bias {
+        inputs.push(Input::grad([k]));
+    }
+    let run = move |t: &mut Tape, v: &[Var]| Ok(vec![upsample_conv2d(t, &v[0], &v[1], v.get(2))?]);
+    let bytes = 4.0 * (n * h * width * c + k * 9 * c + 4 * n * h * width * k) as f64;
+    // 16 products instead of the 36 of the large convolution.
+    let name = format!("upsample_{label}_x{}_k{k}", Shape::from(x));
+    Case::new(name, inputs, run).reduction(g.reduction().max(4 * 9 * k)).cost(g.flops() / 2.25, bytes)
+}
+
+pub fn cases() -> Vec<Case> {
+    let p = Conv2dParams::new;
+    vec![
+        case("one", [1, 1, 1, 1], [1, 1, 1], p(1, 0), true),
+        case("centre", [1, 1, 1, 1], [1, 3, 3], p(1, 1), false),
+        case("primes", [2, 7, 5, 3], [5, 3, 3], p(1, 1), true),
+        case("valid", [2, 7, 11, 13], [7, 3, 5], p(1, 0), false),
+        case("image", [2, 8, 8, 3], [16, 3, 3], p(1, 1), false),
+        case("to_image", [2, 6, 9, 20], [3, 3, 3], p(1, 1), true),
+        case("stride2_odd", [2, 9, 7, 5], [6, 3, 3], p(2, 1), true),
+        case("stride2_even", [2, 8, 8, 16], [32, 3, 3], p(2, 1), false),
+        case("stride3", [1, 11, 10, 4], [3, 3, 2], p(3, 2), false),
+        case("gap", [1, 7, 7, 2], [3, 1, 1], p(3, 0), false),
+        case("one_by_one", [2, 5, 5, 33], [17, 1, 1], p(1, 0), true),
+        case("one_by_one_s2", [2, 6, 6, 8], [19, 1, 1], p(2, 0), false),
+        case("wide_pad", [1, 3, 4, 2], [3, 3, 3], p(1, 4), true),
+        case("even_filter", [2, 6, 5, 3], [4, 2, 4], p(1, 1), false),
+        case("seven", [1, 13, 12, 3], [9, 7, 7], p(2, 3), false),
+        case("dilated", [1, 9, 10, 3], [4, 3, 3], p(1, 2).dilation(2), true),
+        case("c16", [3, 8, 8, 16], [16, 3, 3], p(1, 1), true),
+        case("c37_k50", [1, 5, 6, 37], [50, 3, 3], p(1, 1), false),
+        upsample_case("one", [1, 1, 1, 1], 1, true),
+        upsample_case("primes", [2, 3, 5, 7], 11, true),
+        upsample_case("c16", [2, 4, 4, 16], 16, false),
+        upsample_case("to_image", [1, 4, 3, 5], 3, true),
+        case("resnet20_16", [200, 32, 32, 16], [16, 3, 3], p(1, 1), false).bench(),
+        case("resnet20_32", [200, 16, 16, 32], [32, 3, 3], p(1, 1), false).bench(),
+        case("resnet20_64", [200, 8, 8, 64], [64, 3, 3], p(1, 1), false).bench(),
+        case("resnet20_image", [200, 32, 32, 3], [16, 3, 3], p(1, 1), false).bench(),
+        case("resnet20_down32", [200, 32, 32, 16], [32, 3, 3], p(2, 1), false).bench(),
+        case("resnet20_down64", [200, 16, 16, 32], [64, 3, 3], p(2, 1), false).bench(),
+        case("generator_image", [16, 32, 32, 64], [3, 3, 3], p(1, 1), true).bench(),
+        upsample_case("generator_128", [16, 8, 8, 128], 128, true).bench(),
+        upsample_case("generator_64", [16, 16, 16, 128], 64, true).bench(),
+    ]
+}

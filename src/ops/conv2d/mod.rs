@@ -1,0 +1,183 @@
+//! 2-D convolution (cross-correlation), NHWC with KRSC filters, zero padding:
+//!
+//! `y[n,p,q,k] = bias[k] + sum_{r,s,c} x[n, p*stride + r*dilation - pad, q*stride + s*dilation - pad, c] * w[k,r,s,c]`
+//!
+//! `dx` is the transposed sum, `dw` the sum over `n,p,q` of `dy * x`, `dbias` the sum of `dy`.
+//!
+//! `plain.rs` is the definition, generic over f32 and f64 (the oracle). `cpu*.rs` is the f32 CPU path for dilation 1:
+//! direct convolution, blocked for registers, no im2col buffer of the batch. `gpu.rs` launches `kernels/conv2d_*.cu`.
+
+mod cases;
+mod cpu;
+mod gpu;
+mod params;
+mod plain;
+mod rule;
+
+pub use cases::cases;
+pub use params::{Conv2dParams, Geometry, Math};
+
+use crate::Result;
+use crate::autograd::{GradMode, Tape, Var};
+use crate::tensor::{DType, Tensor};
+use rule::{Conv2d, UpsampleConv2d};
+
+/// Convolution of `x[n h w c]` with filters `w[k r s c]`, plus `bias[k]`: `y[n p q k]`,
+/// `p = (h + 2 pad - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w` and `s`.
+///
+/// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w` and `bias`. On the CPU `p.math` is ignored.
+/// Errors on ranks, channels or bias length that do not match, zero stride or dilation, or a filter larger than the
+/// padded input.
+pub fn conv2d(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Conv2dParams) -> Result<Var> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    check("conv2d", x, w, bias)?;
+    let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
+    fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, p)?;
+    let op = Conv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), p };
+    Ok(match bias {
+        Some(b) => tape.record_one(op, &[x, w, b], y),
+        None => tape.record_one(op, &[x, w], y),
+    })
+}
+
+/// Nearest-neighbour upsampling by 2 followed by a 3x3 convolution with padding 1, as four 2x2 convolutions of the small
+/// input, one per output parity: 16 products per input pixel and channel pair instead of 36, and no upsampled tensor.
+///
+/// `x[n h w c]`, `w[k 3 3 c]`, `bias[k]` to `y[n 2h 2w k]`. Output row `2i + a` reads input rows `i + a - 1` and `i + a`;
+/// its two filter rows are `{w0, w1 + w2}` for `a = 0` and `{w0 + w1, w2}` for `a = 1`; columns likewise. Equal to
+/// upsampling and convolving up to rounding (the F64 CPU path does just that).
+///
+/// F32 (F64 on the CPU). Errors as [`conv2d`], and if the filter is not 3x3. Derivation: ours (sub-pixel view of the
+/// resize convolution of Odena et al. 2016).
+pub fn upsample_conv2d(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
+    let g = Geometry::new("upsample_conv2d", x.shape(), w.shape(), Conv2dParams::new(1, 1))?;
+    crate::ensure_op!(g.r == 3 && g.s == 3, "upsample_conv2d", "expected a 3x3 filter, got {}", w.shape());
+    check("upsample_conv2d", x, w, bias)?;
+    let mut y = Tensor::empty_like(&x.value, [g.n, 2 * g.h, 2 * g.w, g.k])?;
+    upsample_fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y)?;
+    let op = UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape() };
+    Ok(match bias {
+        Some(b) => tape.record_one(op, &[x, w, b], y),
+        None => tape.record_one(op, &[x, w], y),
+    })
+}
+
+fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
+    let k = w.shape()[0];
+    for v in [Some(w), bias].into_iter().flatten() {
+        crate::ensure_op!(v.dtype() == x.dtype(), op, "input is {:?}, filter or bias is {:?}", x.dtype(), v.dtype());
+        crate::ensure_op!(v.value.device() == x.value.device(), op, "input and filter or bias lie on different devices");
+    }
+    let real = x.dtype() == DType::F32 || (x.dtype() == DType::F64 && x.value.gpu().is_none());
+    crate::ensure_op!(real, op, "dtype {:?} is not supported; use F32", x.dtype());
+    if let Some(b) = bias {
+        crate::ensure_op!(b.shape()[..] == [k], op, "bias has shape {}, expected [{k}]", b.shape());
+    }
+    Ok(())
+}
+
+/// Whether the blocked f32 path takes this convolution.
+fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
+    x.dtype() == DType::F32 && p.dilation == 1
+}
+
+/// Writes `y[n p q k]`. Shapes already checked, here and below.
+fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    if x.gpu().is_some() {
+        gpu::fprop(x, w, bias, y, p)
+    } else if blocked(x, p) {
+        cpu::fprop(x.host::<f32>(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+        Ok(())
+    } else {
+        crate::for_real!("conv2d", x.dtype(), T => {
+            plain::fprop::<T>(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+            Ok(())
+        })
+    }
+}
+
+/// Input gradient into `dx[n h w c]`.
+fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
+    if dy.gpu().is_some() {
+        gpu::dgrad(dy, w, dx, mode, p)
+    } else if blocked(dy, p) {
+        cpu::dgrad(dy.host::<f32>(), w.host(), dx.host_mut(), mode, &g);
+        Ok(())
+    } else {
+        crate::for_real!("conv2d", dy.dtype(), T => {
+            plain::dgrad::<T>(dy.host(), w.host(), dx.host_mut(), mode, &g);
+            Ok(())
+        })
+    }
+}
+
+/// Filter gradient into `dw[k r s c]`.
+fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
+    if x.gpu().is_some() {
+        gpu::wgrad(x, dy, dw, mode, p)
+    } else if blocked(x, p) {
+        cpu::wgrad(x.host::<f32>(), dy.host(), dw.host_mut(), mode, &g);
+        Ok(())
+    } else {
+        crate::for_real!("conv2d", x.dtype(), T => {
+            plain::wgrad::<T>(x.host(), dy.host(), dw.host_mut(), mode, &g);
+            Ok(())
+        })
+    }
+}
+
+/// Bias gradient into `db[k]`: the sum of `dy` over all but the last dimension.
+fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
+    if dy.gpu().is_some() {
+        return gpu::bias_grad(dy, db, mode);
+    }
+    crate::for_real!("conv2d", dy.dtype(), T => {
+        plain::bias_grad::<T>(dy.host(), db.host_mut(), mode);
+        Ok(())
+    })
+}
+
+/// Writes `y[n 2h 2w k]`.
+fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor) -> Result<()> {
+    let g = Geometry::new("upsample_conv2d", x.shape(), w.shape(), Conv2dParams::new(1, 1))?;
+    if x.gpu().is_some() {
+        gpu::upsample_fprop(x, w, bias, y)
+    } else if x.dtype() == DType::F32 {
+        cpu::upsample_fprop(x.host::<f32>(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+        Ok(())
+    } else {
+        plain::upsample_fprop::<f64>(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+        Ok(())
+    }
+}
+
+/// Gradient of the small input into `dx[n h w c]`.
+fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> Result<()> {
+    let g = Geometry::new("upsample_conv2d", dx.shape(), w.shape(), Conv2dParams::new(1, 1))?;
+    if dy.gpu().is_some() {
+        gpu::upsample_dgrad(dy, w, dx, mode)
+    } else if dy.dtype() == DType::F32 {
+        cpu::upsample_dgrad(dy.host::<f32>(), w.host(), dx.host_mut(), mode, &g);
+        Ok(())
+    } else {
+        plain::upsample_dgrad::<f64>(dy.host(), w.host(), dx.host_mut(), mode, &g);
+        Ok(())
+    }
+}
+
+/// Gradient of the 3x3 filter into `dw[k 3 3 c]`.
+fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> Result<()> {
+    let g = Geometry::new("upsample_conv2d", x.shape(), dw.shape(), Conv2dParams::new(1, 1))?;
+    if x.gpu().is_some() {
+        gpu::upsample_wgrad(x, dy, dw, mode)
+    } else if x.dtype() == DType::F32 {
+        cpu::upsample_wgrad(x.host::<f32>(), dy.host(), dw.host_mut(), mode, &g);
+        Ok(())
+    } else {
+        plain::upsample_wgrad::<f64>(x.host(), dy.host(), dw.host_mut(), mode, &g);
+        Ok(())
+    }
+}
