@@ -1,0 +1,48 @@
+// Shows where each element of a fragment lies: tests/emulator.rs feeds one-hot registers and matrices
+// and compares with the layouts that include/mma.cuh documents. Meant for the emulator and for GPUs.
+// Launch with one warp.
+#include "include/async_copy.cuh"
+#include "include/device.cuh"
+#include "include/mma.cuh"
+#include "include/reduce.cuh"
+
+// a: [32 lanes][4], b: [32][2], d: [32][4]
+#define SELFTEST_MMA(name, Acc)                                                    \
+  KERNEL selftest_##name(const uint32_t* a, const uint32_t* b, Acc* d) {            \
+    int lane = threadIdx.x;                                                        \
+    uint32_t fa[4];                                                                \
+    Acc fd[4];                                                                     \
+    for (int i = 0; i < 4; i++) fa[i] = a[lane * 4 + i];                           \
+    for (int i = 0; i < 4; i++) fd[i] = d[lane * 4 + i];                           \
+    name(fd, fa, b[lane * 2], b[lane * 2 + 1]);                                    \
+    for (int i = 0; i < 4; i++) d[lane * 4 + i] = fd[i];                           \
+  }
+SELFTEST_MMA(mma_bf16, float)
+SELFTEST_MMA(mma_tf32, float)
+SELFTEST_MMA(mma_s8, int)
+
+// x: [32 rows][8] b16; r: [32 lanes][N]
+#define SELFTEST_LDMATRIX(name, N)                                                 \
+  KERNEL selftest_##name(const uint16_t* x, uint32_t* r) {                          \
+    SMEM(uint16_t, rows, [32][8]);                                                 \
+    int lane = threadIdx.x;                                                        \
+    cp_async<16>(rows[lane], x + lane * 8);                                        \
+    cp_async_commit();                                                             \
+    cp_async_wait<0>();                                                            \
+    __syncthreads();                                                               \
+    uint32_t f[N];                                                                 \
+    name(f, rows[lane]);                                                           \
+    for (int i = 0; i < N; i++) r[lane * N + i] = f[i];                            \
+  }
+SELFTEST_LDMATRIX(ldmatrix_x4, 4)
+SELFTEST_LDMATRIX(ldmatrix_x4_trans, 4)
+SELFTEST_LDMATRIX(ldmatrix_x2, 2)
+SELFTEST_LDMATRIX(ldmatrix_x2_trans, 2)
+
+// One block of 96: out = sum, max, min as seen by each thread
+KERNEL selftest_reduce(const float* x, float* out) {
+  int t = threadIdx.x;
+  out[t] = block_sum<96>(x[t]);
+  out[96 + t] = block_max<96>(x[t]);
+  out[192 + t] = block_min<96>(x[t]);
+}

@@ -1,0 +1,251 @@
+//! The emulator's checker finds planted bugs and names them; fragments lie where `kernels/include/mma.cuh` says.
+
+#![cfg(feature = "emulator")]
+
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+/// The checking library's driver, one stream, and the text of the last failure.
+struct Emulator {
+    stream: Arc<CudaStream>,
+    module: usize,
+    last_error: extern "C" fn() -> *const c_char,
+}
+
+/// One test at a time: the last error belongs to the process.
+fn emulator() -> MutexGuard<'static, Emulator> {
+    static EMULATOR: OnceLock<Mutex<Emulator>> = OnceLock::new();
+    let make = || {
+        // SAFETY: our own library, never unloaded; set before any thread reads the environment through it.
+        unsafe {
+            std::env::set_var("SIMT_QUIET", "1");
+            let library = libloading::Library::new(env!("GHOSTBIT_EMULATOR_CHECK")).unwrap();
+            let last_error = *library.get(b"simt_last_error").unwrap();
+            std::mem::forget(library);
+            let context = CudaContext::new(0).unwrap();
+            context.disable_event_tracking();
+            let module = result::module::load_data([0u8; 64].as_ptr().cast()).unwrap() as usize;
+            Mutex::new(Emulator { stream: context.new_stream().unwrap(), module, last_error })
+        }
+    };
+    EMULATOR.get_or_init(make).lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Emulator {
+    fn launch(
+        &self,
+        kernel: &str,
+        blocks: u32,
+        threads: u32,
+        smem: u32,
+        args: &mut [*mut c_void],
+    ) -> Result<(), String> {
+        let name = CString::new(kernel).unwrap();
+        let grid = (blocks, 1, 1);
+        // SAFETY: the tests pass what the kernels declare.
+        unsafe {
+            let f = result::module::get_function(self.module as sys::CUmodule, name).unwrap();
+            result::launch_kernel(f, grid, (threads, 1, 1), smem, self.stream.cu_stream(), args)
+                .map_err(|_| CStr::from_ptr((self.last_error)()).to_string_lossy().into_owned())
+        }
+    }
+
+    /// Runs `kernel(inputs..., output)` with one warp and returns the output.
+    fn warp<T: cudarc::driver::DeviceRepr + Clone + Default>(
+        &self,
+        kernel: &str,
+        threads: u32,
+        inputs: &[&[u32]],
+        output: Vec<T>,
+    ) -> Vec<T> {
+        use cudarc::driver::DevicePtr;
+        let inputs: Vec<_> = inputs.iter().map(|x| self.stream.clone_htod(*x).unwrap()).collect();
+        let output = self.stream.clone_htod(&output).unwrap();
+        let mut pointers: Vec<u64> = inputs.iter().map(|x| x.device_ptr(&self.stream).0).collect();
+        pointers.push(output.device_ptr(&self.stream).0);
+        let mut args: Vec<*mut c_void> = pointers.iter_mut().map(|p| (p as *mut u64).cast()).collect();
+        self.launch(kernel, 1, threads, 0, &mut args).unwrap();
+        self.stream.clone_dtoh(&output).unwrap()
+    }
+}
+
+/// Runs a planted or fixed kernel: blocks of 64 threads on a buffer of 128 zeros.
+fn bug(kernel: &str) -> Result<(), String> {
+    use cudarc::driver::DevicePtr;
+    let emulator = emulator();
+    let y = emulator.stream.clone_htod(&[0f32; 128]).unwrap();
+    let (mut pointer, mut n) = (y.device_ptr(&emulator.stream).0, 128i32);
+    let mut args: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut n).cast()];
+    let blocks = match kernel.split_once('_').unwrap().1 {
+        "global_bounds" => 3,
+        "block_race" | "missing_fence" => 2,
+        _ => 1,
+    };
+    emulator.launch(kernel, blocks, 64, 256, &mut args)
+}
+
+/// The bug must be found, at its line, with `words` in the text; the corrected twin must run silently.
+#[track_caller]
+fn found(name: &str, words: &[&str]) {
+    let kernel = format!("planted_{name}");
+    let error = bug(&kernel).expect_err(&kernel);
+    let source = include_str!("../kernels/emu/planted/bugs.cu");
+    let line = source.lines().position(|l| l.ends_with(&format!("BUG {kernel}"))).expect("a marked line") + 1;
+    let place = format!("bugs.cu:{line}");
+    for word in [&kernel, "block (", "thread (", &place].into_iter().chain(words.iter().copied()) {
+        assert!(error.contains(word), "{kernel}: no {word:?} in: {error}");
+    }
+    if let Err(e) = bug(&format!("fixed_{name}")) {
+        panic!("fixed_{name}: {e}");
+    }
+}
+
+#[test]
+fn global_bounds() {
+    found("global_bounds", &["out-of-bounds write of 4 bytes", "block (2,0,0), thread (0,0,0)", "512 bytes"]);
+}
+#[test]
+fn shared_bounds() {
+    found("shared_bounds", &["out-of-bounds write", "offset 256 of an array of 256", "thread (63,0,0)"]);
+}
+#[test]
+fn dynamic_bounds() {
+    found("dynamic_bounds", &["out-of-bounds write", "256 dynamic bytes"]);
+}
+#[test]
+fn divergent_barrier() {
+    found("divergent_barrier", &["deadlock", "at a barrier", "in a warp operation"]);
+}
+#[test]
+fn missing_barrier() {
+    found("missing_barrier", &["race: ", "the other access", "bugs.cu"]);
+}
+#[test]
+fn write_after_read() {
+    found("write_after_read", &["race: read after an unordered write", "the other access"]);
+}
+#[test]
+fn missing_syncwarp() {
+    found("missing_syncwarp", &["race: "]);
+}
+#[test]
+fn block_race() {
+    found("block_race", &["race: write after an unordered write", "block (1,0,0)", "other access: block (0,0,0)"]);
+}
+#[test]
+fn missing_fence() {
+    found("missing_fence", &["race: read after an unordered write"]);
+}
+#[test]
+fn uninitialised() {
+    found("uninitialised", &["uninitialised shared memory", "+0"]);
+}
+#[test]
+fn missing_wait() {
+    found("missing_wait", &["cp.async destination before the wait"]);
+}
+#[test]
+fn misaligned() {
+    found("misaligned", &["misaligned"]);
+}
+
+#[test]
+fn saxpy_and_its_launch_bounds() {
+    use cudarc::driver::DevicePtr;
+    let e = emulator();
+    let x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    let (dx, dy) = (e.stream.clone_htod(&x).unwrap(), e.stream.clone_htod(&vec![1f32; 1000]).unwrap());
+    let (mut px, mut py) = (dx.device_ptr(&e.stream).0, dy.device_ptr(&e.stream).0);
+    let (mut a, mut n) = (2f32, 1000i32);
+    let mut args: [*mut c_void; 4] =
+        [(&raw mut py).cast(), (&raw mut px).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    e.launch("selftest_saxpy", 4, 256, 0, &mut args).unwrap();
+    let y = e.stream.clone_dtoh(&dy).unwrap();
+    assert!(y.iter().zip(&x).all(|(y, x)| *y == 2.0 * x + 1.0));
+    let error = e.launch("selftest_saxpy", 2, 512, 0, &mut args).unwrap_err();
+    assert!(error.contains("__launch_bounds__ says 256"), "{error}");
+}
+
+#[test]
+fn block_reductions_reach_every_thread() {
+    let x: Vec<f32> = (0..96).map(|i| ((i * 37) % 96) as f32).collect();
+    let bits: Vec<u32> = x.iter().map(|v| v.to_bits()).collect();
+    let out = emulator().warp("selftest_reduce", 96, &[&bits], vec![0f32; 288]);
+    assert!(out[..96].iter().all(|v| *v == 95.0 * 48.0));
+    assert!(out[96..192].iter().all(|v| *v == 95.0));
+    assert!(out[192..].iter().all(|v| *v == 0.0));
+}
+
+/// Element type of an mma: how many a register holds, and one of them as bits.
+struct Format {
+    kernel: &'static str,
+    per_register: usize,
+    one: u32,
+}
+const FORMATS: [Format; 3] = [
+    Format { kernel: "selftest_mma_bf16", per_register: 2, one: 0x3f80 },
+    Format { kernel: "selftest_mma_tf32", per_register: 1, one: 0x3f80_0000 },
+    Format { kernel: "selftest_mma_s8", per_register: 4, one: 1 },
+];
+
+/// (row, k) of element `e` of register `r` of lane `l` of A, as mma.cuh documents it.
+fn a_position(per: usize, l: usize, r: usize, e: usize) -> (usize, usize) {
+    (l / 4 + 8 * (r % 2), per * (l % 4) + e + 4 * per * (r / 2))
+}
+fn b_position(per: usize, l: usize, r: usize, e: usize) -> (usize, usize) {
+    (per * (l % 4) + e + 4 * per * r, l / 4)
+}
+fn d_position(l: usize, r: usize) -> (usize, usize) {
+    (l / 4 + 8 * (r / 2), 2 * (l % 4) + r % 2)
+}
+
+/// D = A * B with a single one in A and B numbered by k and n, so that each product tells where it came from.
+#[test]
+fn every_mma_element_lies_where_documented() {
+    let emulator = emulator();
+    for f in FORMATS {
+        let per = f.per_register;
+        let width = 32 / per;
+        // A: one-hot. B: one row of ones at the same k, so D[row] is all ones and the rest zero.
+        for (lane, r, e) in (0..32).flat_map(|l| (0..4).flat_map(move |r| (0..per).map(move |e| (l, r, e)))) {
+            let (row, k) = a_position(per, lane, r, e);
+            let mut a = vec![0u32; 128];
+            a[lane * 4 + r] = f.one << (e * width);
+            let mut b = vec![0u32; 64];
+            // B one-hot too: at (k, n) for one n that varies with the case.
+            let n = (lane + r + e) % 8;
+            for (l, r, e) in (0..32).flat_map(|l| (0..2).flat_map(move |r| (0..per).map(move |e| (l, r, e)))) {
+                if b_position(per, l, r, e) == (k, n) {
+                    b[l * 2 + r] |= f.one << (e * width);
+                }
+            }
+            let d = emulator.warp(f.kernel, 32, &[&a, &b], vec![0u32; 128]);
+            let one = if per == 4 { 1 } else { 1f32.to_bits() };
+            for (l, r) in (0..32).flat_map(|l| (0..4).map(move |r| (l, r))) {
+                let expected = if d_position(l, r) == (row, n) { one } else { 0 };
+                assert_eq!(d[l * 4 + r], expected, "{}: A[{row}][{k}] B[{k}][{n}] lane {l} d[{r}]", f.kernel);
+            }
+        }
+    }
+}
+
+#[test]
+fn ldmatrix_delivers_every_element_as_documented() {
+    let emulator = emulator();
+    let x: Vec<u32> = (0..128u32).map(|i| (2 * i) | (2 * i + 1) << 16).collect(); // element i holds i
+    for (kernel, n, trans) in [
+        ("selftest_ldmatrix_x4", 4, false),
+        ("selftest_ldmatrix_x4_trans", 4, true),
+        ("selftest_ldmatrix_x2", 2, false),
+        ("selftest_ldmatrix_x2_trans", 2, true),
+    ] {
+        let r = emulator.warp(kernel, 32, &[&x], vec![0u32; 32 * n]);
+        for (l, i) in (0..32).flat_map(|l| (0..n).map(move |i| (l, i))) {
+            let (g, q) = (l / 4, l % 4);
+            let at = |row: usize, col: usize| (64 * i + 8 * row + col) as u32;
+            let (low, high) = if trans { (at(2 * q, g), at(2 * q + 1, g)) } else { (at(g, 2 * q), at(g, 2 * q + 1)) };
+            assert_eq!(r[l * n + i], low | high << 16, "{kernel}: lane {l} register {i}");
+        }
+    }
+}
