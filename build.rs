@@ -28,7 +28,7 @@ fn main() {
     for path in ["build.rs", "build", "kernels"] {
         println!("cargo:rerun-if-changed={path}");
     }
-    for var in ["CXX", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for var in ["CXX", "NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo:rerun-if-env-changed={var}");
     }
 

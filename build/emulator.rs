@@ -81,8 +81,8 @@ fn units(root: &Path, dir: &Path, sources: Vec<&Source>, check: bool) -> Vec<Uni
         compile::write_if_changed(&wrapper, &text);
         all.push(Unit { source: wrapper, object: dir.join(format!("k_{}.o", source.stem)), flags: kernel.clone() });
     }
-    write!(table, "extern const simt::Entry* const simt_table[];\n").unwrap();
-    write!(table, "const simt::Entry* const simt_table[] = {{{list}nullptr}};\n}}\n").unwrap();
+    writeln!(table, "extern const simt::Entry* const simt_table[];").unwrap();
+    writeln!(table, "const simt::Entry* const simt_table[] = {{{list}nullptr}};\n}}").unwrap();
     let path = dir.join("table.cpp");
     compile::write_if_changed(&path, &table);
     all.push(Unit { source: path, object: dir.join("table.o"), flags: runtime });

@@ -2,7 +2,6 @@
 
 use super::compile;
 use std::path::Path;
-use std::process::Command;
 use std::{env, fs};
 
 #[derive(Clone, Debug, PartialEq)]
