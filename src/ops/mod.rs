@@ -16,7 +16,9 @@ macro_rules! registry {
 }
 
 registry! {
+    accuracy,
     activation,
     conv2d,
+    loss,
     random,
 }

@@ -1,0 +1,82 @@
+// Softmax cross entropy and distillation KL over logits [n, c] (src/ops/loss.rs).
+//
+// mapping   one block of 128 threads per row; loss_sum one block; loss_scale one thread per element
+// traffic   logits once from memory (three passes, cached), gradient 4 bytes per element
+// precision rows in f64, rounded once: log p - log q cancels, and the arrays are tiny
+// order     fixed: thread stride, butterfly, warp order; rows summed by one block
+#include "include/reduce.cuh"
+
+struct LossParams {
+    double weight, slope, inverse_temperature;
+    int n, c;
+};
+
+DEV double row_max(const float* __restrict__ x, LossParams p) {
+    double m = -1.0e300;
+    for (int i = threadIdx.x; i < p.c; i += 128) {
+        double v = (double)x[i] * p.inverse_temperature;
+        m = m > v ? m : v;
+    }
+    return block_max<128>(m);
+}
+
+DEV double row_sum(const float* __restrict__ x, double top, LossParams p) {
+    double s = 0.0;
+    for (int i = threadIdx.x; i < p.c; i += 128) s += exp((double)x[i] * p.inverse_temperature - top);
+    return block_sum<128>(s);
+}
+
+KERNEL loss_cross_entropy_f32(const float* __restrict__ logits, const int* __restrict__ labels,
+                              double* __restrict__ row_losses, float* __restrict__ slope, LossParams p) {
+    int row = blockIdx.x;
+    const float* x = logits + (size_t)row * p.c;
+    int label = labels[row];
+    bool valid = label >= 0 && label < p.c;
+    double top = row_max(x, p);
+    double sum = row_sum(x, top, p);
+    // A label outside the classes must show: the loss becomes NaN.
+    if (threadIdx.x == 0) {
+        row_losses[row] = valid ? p.weight * (top + log(sum) - (double)x[label]) : (double)NAN;
+    }
+    if (slope == nullptr) return;
+    for (int i = threadIdx.x; i < p.c; i += 128) {
+        double q = exp((double)x[i] - top) * (p.slope / sum);
+        slope[(size_t)row * p.c + i] = (float)(i == label ? q - p.slope : q);
+    }
+}
+
+KERNEL loss_kl_distill_f32(const float* __restrict__ student, const float* __restrict__ teacher,
+                           double* __restrict__ row_losses, float* __restrict__ slope, LossParams p) {
+    int row = blockIdx.x;
+    const float* s = student + (size_t)row * p.c;
+    const float* t = teacher + (size_t)row * p.c;
+    double s_top = row_max(s, p);
+    double s_sum = row_sum(s, s_top, p);
+    double t_top = row_max(t, p);
+    double t_sum = row_sum(t, t_top, p);
+    double shift = t_top + log(t_sum) - s_top - log(s_sum);
+    double loss = 0.0;
+    for (int i = threadIdx.x; i < p.c; i += 128) {
+        double a = (double)s[i], b = (double)t[i];
+        double weight = exp(b * p.inverse_temperature - t_top) / t_sum;
+        loss += weight * ((b - a) * p.inverse_temperature - shift);
+        if (slope != nullptr) {
+            double q = exp(a * p.inverse_temperature - s_top) / s_sum;
+            slope[(size_t)row * p.c + i] = (float)(p.slope * (q - weight));
+        }
+    }
+    loss = block_sum<128>(loss);
+    if (threadIdx.x == 0) row_losses[row] = p.weight * loss;
+}
+
+KERNEL loss_sum_f32(const double* __restrict__ row_losses, float* __restrict__ loss, int n) {
+    double s = 0.0;
+    for (int i = threadIdx.x; i < n; i += 256) s += row_losses[i];
+    s = block_sum<256>(s);
+    if (threadIdx.x == 0) loss[0] = (float)s;
+}
+
+KERNEL loss_scale_f32(const float* __restrict__ slope, const float* __restrict__ dy, float* __restrict__ dx, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) dx[i] = slope[i] * dy[0];
+}
