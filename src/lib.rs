@@ -1,9 +1,11 @@
 //! ghostbit: data-free INT4/INT8 quantization of CNNs. See `docs/architecture.md` for the layout.
 
 pub mod autograd;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod ops;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

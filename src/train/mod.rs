@@ -1,0 +1,3 @@
+//! The training loop and what it writes.
+
+pub mod log;
