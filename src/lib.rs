@@ -5,6 +5,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod ops;
+pub mod report;
 pub mod tensor;
 pub mod train;
 
