@@ -9,6 +9,7 @@
 
 mod cases;
 mod cpu;
+mod cpu_kernel;
 mod gpu;
 mod params;
 mod plain;
@@ -87,7 +88,7 @@ fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2
     if x.gpu().is_some() {
         gpu::fprop(x, w, bias, y, p)
     } else if blocked(x, p) {
-        cpu::fprop(x.host::<f32>(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+        cpu::fprop(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
         Ok(())
     } else {
         crate::for_real!("conv2d", x.dtype(), T => {
@@ -103,7 +104,7 @@ fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dPara
     if dy.gpu().is_some() {
         gpu::dgrad(dy, w, dx, mode, p)
     } else if blocked(dy, p) {
-        cpu::dgrad(dy.host::<f32>(), w.host(), dx.host_mut(), mode, &g);
+        cpu::dgrad(dy.host(), w.host(), dx.host_mut(), mode, &g);
         Ok(())
     } else {
         crate::for_real!("conv2d", dy.dtype(), T => {
@@ -119,7 +120,7 @@ fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dPara
     if x.gpu().is_some() {
         gpu::wgrad(x, dy, dw, mode, p)
     } else if blocked(x, p) {
-        cpu::wgrad(x.host::<f32>(), dy.host(), dw.host_mut(), mode, &g);
+        cpu::wgrad(x.host(), dy.host(), dw.host_mut(), mode, &g);
         Ok(())
     } else {
         crate::for_real!("conv2d", x.dtype(), T => {
@@ -146,7 +147,7 @@ fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor)
     if x.gpu().is_some() {
         gpu::upsample_fprop(x, w, bias, y)
     } else if x.dtype() == DType::F32 {
-        cpu::upsample_fprop(x.host::<f32>(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
+        cpu::upsample_fprop(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
         Ok(())
     } else {
         plain::upsample_fprop::<f64>(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
@@ -160,7 +161,7 @@ fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> R
     if dy.gpu().is_some() {
         gpu::upsample_dgrad(dy, w, dx, mode)
     } else if dy.dtype() == DType::F32 {
-        cpu::upsample_dgrad(dy.host::<f32>(), w.host(), dx.host_mut(), mode, &g);
+        cpu::upsample_dgrad(dy.host(), w.host(), dx.host_mut(), mode, &g);
         Ok(())
     } else {
         plain::upsample_dgrad::<f64>(dy.host(), w.host(), dx.host_mut(), mode, &g);
@@ -174,7 +175,7 @@ fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> R
     if x.gpu().is_some() {
         gpu::upsample_wgrad(x, dy, dw, mode)
     } else if x.dtype() == DType::F32 {
-        cpu::upsample_wgrad(x.host::<f32>(), dy.host(), dw.host_mut(), mode, &g);
+        cpu::upsample_wgrad(x.host(), dy.host(), dw.host_mut(), mode, &g);
         Ok(())
     } else {
         plain::upsample_wgrad::<f64>(x.host(), dy.host(), dw.host_mut(), mode, &g);

@@ -1,0 +1,414 @@
+//! The register-blocked inner kernels of the f32 CPU path, written once over a small vector trait and compiled for
+//! AVX-512, AVX2 with FMA, and the portable baseline; the widest one this CPU has is taken at run time.
+//!
+//! The only `unsafe` of the CPU convolutions. Contract: the public functions check every range that the kernels will
+//! touch against the slices they are given, and call an instruction set only after the CPU reported it; the kernels
+//! below them do plain pointer arithmetic within those ranges.
+
+use std::sync::OnceLock;
+
+/// Instruction set of the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Isa {
+    /// The widest of this CPU.
+    pub fn widest() -> Self {
+        static FOUND: OnceLock<Isa> = OnceLock::new();
+        *FOUND.get_or_init(|| Self::all().into_iter().next().expect("portable is always there"))
+    }
+    /// All that this CPU can run, widest first.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::is_x86_feature_detected!("avx512f") {
+                all.push(Self::Avx512);
+            }
+            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+                all.push(Self::Avx2);
+            }
+        }
+        all.push(Self::Portable);
+        all
+    }
+    /// Floats in a vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 16,
+            _ => 8,
+        }
+    }
+    /// Output channels of a block of packed weights, for `k` output channels: one or two vectors.
+    pub fn width(self, k: usize) -> usize {
+        let vectors = k.div_ceil(self.lanes());
+        if vectors == 1 || vectors == 3 { self.lanes() } else { 2 * self.lanes() }
+    }
+}
+
+trait Lanes: Copy {
+    const N: usize;
+    unsafe fn splat(p: *const f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// `self + a * b`.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    unsafe fn add(self, a: Self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    macro_rules! lanes {
+        ($name:ident, $n:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
+            impl super::Lanes for $name {
+                const N: usize = $n;
+                #[inline(always)]
+                unsafe fn splat(p: *const f32) -> Self {
+                    unsafe { $splat(*p) }
+                }
+                #[inline(always)]
+                unsafe fn load(p: *const f32) -> Self {
+                    unsafe { $load(p) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, p: *mut f32) {
+                    unsafe { $store(p, self) }
+                }
+                #[inline(always)]
+                unsafe fn fma(self, a: Self, b: Self) -> Self {
+                    unsafe { $fma(a, b, self) }
+                }
+                #[inline(always)]
+                unsafe fn add(self, a: Self) -> Self {
+                    unsafe { $add(self, a) }
+                }
+            }
+        };
+    }
+    lanes!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps);
+    lanes!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps);
+}
+
+impl Lanes for [f32; 8] {
+    const N: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(p: *const f32) -> Self {
+        unsafe { [*p; 8] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        unsafe { p.cast::<Self>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { p.cast::<Self>().write_unaligned(self) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        std::array::from_fn(|i| self[i] + a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn add(self, a: Self) -> Self {
+        std::array::from_fn(|i| self[i] + a[i])
+    }
+}
+
+/// Rows of output pixels of a convolution without borders.
+///
+/// `out[row][col][k] (+)= bias[k] + sum_{r, e} x[row * x_step + r * x_row + col * x_pixel + e] * w[r][e][k]`, `e` over the
+/// `taps` neighbouring floats (filter columns times channels) of one source row. All strides in floats.
+pub struct Band<'a> {
+    pub x: &'a [f32],
+    pub x_step: usize,
+    pub x_row: usize,
+    pub x_pixel: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub r: usize,
+    pub taps: usize,
+    /// `[k / width][r][taps][width]`, zero beyond `k`.
+    pub w: &'a [f32],
+    pub k: usize,
+    /// Padded to whole blocks, zero where there is none.
+    pub bias: &'a [f32],
+    pub out_row: usize,
+    pub out_pixel: usize,
+    pub accumulate: bool,
+}
+
+/// Computes a band into `out` with the instructions of `isa`.
+pub fn band(isa: Isa, b: &Band, out: &mut [f32]) {
+    if b.rows == 0 || b.cols == 0 || b.k == 0 {
+        return;
+    }
+    let width = isa.width(b.k);
+    let blocks = b.k.div_ceil(width);
+    let source = (b.rows - 1) * b.x_step + b.r.saturating_sub(1) * b.x_row + (b.cols - 1) * b.x_pixel + b.taps;
+    assert!(b.x.len() >= source || b.r * b.taps == 0, "source of the band");
+    assert!(b.w.len() >= blocks * b.r * b.taps * width && b.bias.len() >= blocks * width, "packed weights");
+    assert!(out.len() >= (b.rows - 1) * b.out_row + (b.cols - 1) * b.out_pixel + b.k, "output of the band");
+    // SAFETY: ranges checked above; an `Isa` exists only if the CPU has it.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => band_avx512(b, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => band_avx2(b, out),
+            Isa::Portable => blocks_of::<[f32; 8], 1, 4>(b, out, width),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn band_avx512(b: &Band, out: &mut [f32]) {
+    use std::arch::x86_64::__m512;
+    unsafe {
+        match Isa::Avx512.width(b.k) {
+            16 => blocks_of::<__m512, 1, 16>(b, out, 16),
+            _ => blocks_of::<__m512, 2, 8>(b, out, 32),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn band_avx2(b: &Band, out: &mut [f32]) {
+    use std::arch::x86_64::__m256;
+    unsafe {
+        match Isa::Avx2.width(b.k) {
+            8 => blocks_of::<__m256, 1, 8>(b, out, 8),
+            _ => blocks_of::<__m256, 2, 4>(b, out, 16),
+        }
+    }
+}
+
+/// All channel blocks (of `width`, a multiple of `KV` vectors), rows and columns; `PX` pixels at a time where they last.
+#[inline(always)]
+unsafe fn blocks_of<V: Lanes, const KV: usize, const PX: usize>(b: &Band, out: &mut [f32], width: usize) {
+    let lanes = KV * V::N;
+    let (x, out) = (b.x.as_ptr(), out.as_mut_ptr());
+    for block in 0..b.k.div_ceil(lanes) {
+        let first = block * lanes;
+        let t = Tile {
+            x_row: b.x_row,
+            x_pixel: b.x_pixel,
+            r: b.r,
+            taps: b.taps,
+            w: unsafe { b.w.as_ptr().add(first / width * width * b.r * b.taps + first % width) },
+            w_step: width,
+            bias: unsafe { b.bias.as_ptr().add(first) },
+            out_pixel: b.out_pixel,
+            valid: (b.k - first).min(lanes),
+            accumulate: b.accumulate,
+        };
+        for row in 0..b.rows {
+            let mut col = 0;
+            macro_rules! tiles {
+                ($px:expr) => {
+                    while b.cols - col >= $px {
+                        unsafe {
+                            let x = x.add(row * b.x_step + col * b.x_pixel);
+                            let out = out.add(row * b.out_row + col * b.out_pixel + first);
+                            tile::<V, KV, { $px }>(&t, x, out);
+                        }
+                        col += $px;
+                    }
+                };
+            }
+            tiles!(PX);
+            if PX > 8 {
+                tiles!(8);
+            }
+            if PX > 4 {
+                tiles!(4);
+            }
+            tiles!(2);
+            tiles!(1);
+        }
+    }
+}
+
+struct Tile {
+    x_row: usize,
+    x_pixel: usize,
+    r: usize,
+    taps: usize,
+    w: *const f32,
+    w_step: usize,
+    bias: *const f32,
+    out_pixel: usize,
+    valid: usize,
+    accumulate: bool,
+}
+
+/// `PX` neighbouring pixels times `KV` vectors of output channels, in registers.
+#[inline(always)]
+unsafe fn tile<V: Lanes, const KV: usize, const PX: usize>(t: &Tile, x: *const f32, out: *mut f32) {
+    unsafe {
+        let mut acc = [[V::load(t.bias); KV]; PX];
+        for a in &mut acc {
+            for (v, a) in a.iter_mut().enumerate() {
+                *a = V::load(t.bias.add(v * V::N));
+            }
+        }
+        let mut w = t.w;
+        for r in 0..t.r {
+            // One pointer per four pixels: more would not fit in the general registers.
+            let mut from: [*const f32; 4] = std::array::from_fn(|j| x.wrapping_add(r * t.x_row + 4 * j * t.x_pixel));
+            for _ in 0..t.taps {
+                let row: [V; KV] = std::array::from_fn(|v| V::load(w.add(v * V::N)));
+                for (j, a) in acc.iter_mut().enumerate() {
+                    let s = V::splat(from[j / 4].add(j % 4 * t.x_pixel));
+                    for (a, w) in a.iter_mut().zip(row) {
+                        *a = a.fma(s, w);
+                    }
+                }
+                w = w.add(t.w_step);
+                for f in &mut from {
+                    *f = f.wrapping_add(1);
+                }
+            }
+        }
+        for (j, a) in acc.iter().enumerate() {
+            let to = out.add(j * t.out_pixel);
+            if t.valid == KV * V::N {
+                for (v, a) in a.iter().enumerate() {
+                    let to = to.add(v * V::N);
+                    let sum = if t.accumulate { a.add(V::load(to)) } else { *a };
+                    sum.store(to);
+                }
+            } else {
+                let mut lanes = [0f32; 32];
+                for (v, a) in a.iter().enumerate() {
+                    a.store(lanes.as_mut_ptr().add(v * V::N));
+                }
+                for (i, l) in lanes[..t.valid].iter().enumerate() {
+                    let to = to.add(i);
+                    *to = if t.accumulate { *to + l } else { *l };
+                }
+            }
+        }
+    }
+}
+
+/// Part of a filter gradient: rows of pixels that meet one filter row.
+///
+/// `dw[i * dw_k + e] += sum_{row, col} dy[row * dy_row + col * dy_pixel + i] * x[row * x_step + col * x_pixel + e]` for
+/// `i < k` and `e < taps`, rounded up to whole vectors: `x` and `dw` must reach so far.
+pub struct Outer<'a> {
+    pub x: &'a [f32],
+    pub x_step: usize,
+    pub x_pixel: usize,
+    pub dy: &'a [f32],
+    pub dy_row: usize,
+    pub dy_pixel: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub k: usize,
+    pub taps: usize,
+    pub dw_k: usize,
+}
+
+/// Adds the products into `dw` with the instructions of `isa`.
+pub fn outer(isa: Isa, o: &Outer, dw: &mut [f32]) {
+    if o.rows == 0 || o.cols == 0 || o.k == 0 || o.taps == 0 {
+        return;
+    }
+    let taps = o.taps.next_multiple_of(isa.lanes());
+    assert!(o.x.len() >= (o.rows - 1) * o.x_step + (o.cols - 1) * o.x_pixel + taps, "source of the products");
+    assert!(o.dy.len() >= (o.rows - 1) * o.dy_row + (o.cols - 1) * o.dy_pixel + o.k, "gradient of the products");
+    assert!(dw.len() >= (o.k - 1) * o.dw_k + taps, "sum of the products");
+    // SAFETY: ranges checked above; an `Isa` exists only if the CPU has it.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => outer_avx512(o, dw),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => outer_avx2(o, dw),
+            Isa::Portable => outer_of::<[f32; 8], 4, 1>(o, dw),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn outer_avx512(o: &Outer, dw: &mut [f32]) {
+    unsafe { outer_of::<std::arch::x86_64::__m512, 8, 3>(o, dw) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn outer_avx2(o: &Outer, dw: &mut [f32]) {
+    unsafe { outer_of::<std::arch::x86_64::__m256, 4, 2>(o, dw) }
+}
+
+/// `EV` vectors of filter elements times `KB` output channels where they last, then fewer.
+#[inline(always)]
+unsafe fn outer_of<V: Lanes, const KB: usize, const EV: usize>(o: &Outer, dw: &mut [f32]) {
+    let vectors = o.taps.div_ceil(V::N);
+    let dw = dw.as_mut_ptr();
+    let mut e = 0;
+    macro_rules! columns {
+        ($ev:expr, $kb:expr) => {
+            while vectors - e >= $ev {
+                let mut k = 0;
+                macro_rules! channels {
+                    ($n:expr) => {
+                        while o.k - k >= $n {
+                            unsafe { products::<V, { $n }, { $ev }>(o, e * V::N, k, dw.add(k * o.dw_k + e * V::N)) };
+                            k += $n;
+                        }
+                    };
+                }
+                channels!($kb);
+                if $kb > 4 {
+                    channels!(4);
+                }
+                channels!(1);
+                e += $ev;
+            }
+        };
+    }
+    columns!(EV, KB);
+    if EV > 2 {
+        columns!(2, KB);
+    }
+    columns!(1, KB);
+}
+
+#[inline(always)]
+unsafe fn products<V: Lanes, const KB: usize, const EV: usize>(o: &Outer, e: usize, k: usize, dw: *mut f32) {
+    unsafe {
+        let mut acc: [[V; EV]; KB] =
+            std::array::from_fn(|i| std::array::from_fn(|v| V::load(dw.add(i * o.dw_k + v * V::N))));
+        for row in 0..o.rows {
+            let mut x = o.x.as_ptr().add(row * o.x_step + e);
+            let mut dy = o.dy.as_ptr().add(row * o.dy_row + k);
+            for _ in 0..o.cols {
+                let xs: [V; EV] = std::array::from_fn(|v| V::load(x.add(v * V::N)));
+                for (i, a) in acc.iter_mut().enumerate() {
+                    let s = V::splat(dy.add(i));
+                    for (a, x) in a.iter_mut().zip(xs) {
+                        *a = a.fma(s, x);
+                    }
+                }
+                x = x.wrapping_add(o.x_pixel);
+                dy = dy.wrapping_add(o.dy_pixel);
+            }
+        }
+        for (i, a) in acc.iter().enumerate() {
+            for (v, a) in a.iter().enumerate() {
+                a.store(dw.add(i * o.dw_k + v * V::N));
+            }
+        }
+    }
+}
