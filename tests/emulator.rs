@@ -249,3 +249,107 @@ fn ldmatrix_delivers_every_element_as_documented() {
         }
     }
 }
+
+/// What the driver's own promises are: failures on demand, limits, capture, bounds of copies.
+mod driver {
+    use super::*;
+    use cudarc::driver::DevicePtr;
+
+    fn symbol<T: Copy>(name: &str) -> T {
+        // SAFETY: the library is loaded for good, and the callers name the function's type.
+        unsafe {
+            let library = libloading::Library::new(env!("GHOSTBIT_EMULATOR_CHECK")).unwrap();
+            let f = *library.get::<T>(name.as_bytes()).unwrap();
+            std::mem::forget(library);
+            f
+        }
+    }
+
+    fn saxpy(e: &Emulator, y: u64, x: u64, n: i32) -> Result<(), String> {
+        let (mut y, mut x, mut a, mut n) = (y, x, 2f32, n);
+        let mut args: [*mut c_void; 4] =
+            [(&raw mut y).cast(), (&raw mut x).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+        e.launch("selftest_saxpy", 1, 256, 0, &mut args)
+    }
+
+    #[test]
+    fn launches_and_allocations_fail_on_demand() {
+        let e = emulator();
+        let x = e.stream.clone_htod(&[1f32; 256]).unwrap();
+        let p = x.device_ptr(&e.stream).0;
+        let fail_at: extern "C" fn(i64) = symbol("simt_set_fail_at");
+        fail_at(2);
+        saxpy(&e, p, p, 256).unwrap();
+        assert!(saxpy(&e, p, p, 256).unwrap_err().contains("injected failure"));
+        saxpy(&e, p, p, 256).unwrap();
+
+        let limit: extern "C" fn(usize) = symbol("simt_set_mem_limit");
+        limit(1 << 20);
+        let error = e.stream.alloc_zeros::<u8>(2 << 20).unwrap_err();
+        limit(0);
+        assert_eq!(error.0, sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    }
+
+    #[test]
+    fn a_graph_replays_with_the_arguments_of_its_capture() {
+        let e = emulator();
+        let (x, y) = (e.stream.clone_htod(&[1f32; 256]).unwrap(), e.stream.clone_htod(&[0f32; 256]).unwrap());
+        let (px, py) = (x.device_ptr(&e.stream).0, y.device_ptr(&e.stream).0);
+        e.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        saxpy(&e, py, px, 256).unwrap();
+        let graph = e
+            .stream
+            .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+            .unwrap()
+            .unwrap();
+        assert_eq!(e.stream.clone_dtoh(&y).unwrap()[0], 0.0, "a capture runs nothing");
+        graph.launch().unwrap();
+        graph.launch().unwrap();
+        assert_eq!(e.stream.clone_dtoh(&y).unwrap(), vec![4f32; 256]);
+    }
+
+    #[test]
+    fn pieces_of_an_arena_have_bounds_of_their_own() {
+        let e = emulator();
+        let arena = e.stream.clone_htod(&[1f32; 512]).unwrap();
+        let p = arena.device_ptr(&e.stream).0;
+        let carve: extern "C" fn(u64, usize) = symbol("simt_carve");
+        let uncarve: extern "C" fn(u64) = symbol("simt_uncarve");
+        carve(p, 800);
+        carve(p + 1024, 1024);
+        saxpy(&e, p, p + 1024, 200).unwrap();
+        let error = saxpy(&e, p, p + 1024, 201).unwrap_err();
+        assert!(error.contains("offset 800 of an arena piece of 800 bytes"), "{error}");
+        uncarve(p);
+        uncarve(p + 1024);
+        saxpy(&e, p, p + 1024, 256).unwrap();
+    }
+
+    #[test]
+    fn copies_stay_inside_their_allocation() {
+        let e = emulator();
+        let x = e.stream.clone_htod(&[1f32; 16]).unwrap();
+        let mut host = [0f32; 17];
+        // SAFETY: the driver is expected to refuse.
+        let r = unsafe { result::memcpy_dtoh_sync(&mut host, x.device_ptr(&e.stream).0) };
+        assert_eq!(r.unwrap_err().0, sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}
+
+/// The orders in which threads run, and late or early asynchronous copies, change no correct kernel's result.
+#[test]
+fn scheduling_changes_nothing() {
+    let x: Vec<u32> = (0..96).map(|i| (i as f32 * 0.37).sin().to_bits()).collect();
+    let e = emulator();
+    let run = || e.warp("selftest_reduce", 96, &[&x], vec![0u32; 288]);
+    let expected = run();
+    for (variable, value) in
+        [("SIMT_ORDER", "reverse"), ("SIMT_ORDER", "1"), ("SIMT_ORDER", "2"), ("SIMT_ASYNC", "eager")]
+    {
+        // SAFETY: the emulator's lock is held; nobody else reads the environment meanwhile.
+        unsafe { std::env::set_var(variable, value) };
+        let result = run();
+        unsafe { std::env::remove_var(variable) };
+        assert_eq!(result, expected, "{variable}={value}");
+    }
+}
