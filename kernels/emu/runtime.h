@@ -80,7 +80,8 @@ void run_block(Worker* w, const char* kernel, void (*run)(void**), void** params
 struct Allocation {
   size_t bytes;
   bool host;                       // pinned host memory: no guard bands
-  std::vector<std::pair<uintptr_t, size_t>> carved;  // sorted; see simt_carve
+  bool arena;                      // has been carved: only the pieces are in use
+  std::vector<std::pair<uintptr_t, size_t>> carved;  // see simt_carve
 };
 void* device_alloc(size_t bytes, bool host);  // null when over the limit
 bool device_free(void* p, std::string* error);

@@ -4,7 +4,7 @@
 //! later driver call land in it: the code above this module cannot tell the two apart.
 
 use crate::{Error, Result};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// The emulator's driver library of this build; empty when built without the `emulator` feature.
 pub const EMULATOR: &str = env!("GHOSTBIT_EMULATOR");
@@ -12,6 +12,26 @@ pub const EMULATOR: &str = env!("GHOSTBIT_EMULATOR");
 pub const EMULATOR_CHECK: &str = env!("GHOSTBIT_EMULATOR_CHECK");
 
 static EMULATED: Mutex<Option<String>> = Mutex::new(None);
+
+/// The emulator's `simt_carve` and `simt_uncarve`: buffers are pieces of larger allocations, and the checking library
+/// then knows their exact bounds.
+struct Carve {
+    carve: extern "C" fn(u64, usize),
+    uncarve: extern "C" fn(u64),
+}
+static CARVE: OnceLock<Carve> = OnceLock::new();
+
+/// Tells the emulator, if it is in use, that `bytes` at `address` are a buffer of their own.
+pub(super) fn carve(address: u64, bytes: usize) {
+    if let Some(c) = CARVE.get() {
+        (c.carve)(address, bytes);
+    }
+}
+pub(super) fn uncarve(address: u64) {
+    if let Some(c) = CARVE.get() {
+        (c.uncarve)(address);
+    }
+}
 
 /// Makes `library` the process's `libcuda`. Must come before any other use of the driver.
 pub fn load_emulator(library: &str) -> Result<()> {
@@ -29,6 +49,10 @@ pub fn load_emulator(library: &str) -> Result<()> {
     }
     // SAFETY: our own library; its constructors only set up tables.
     let lib = unsafe { libloading::Library::new(library) }.map_err(|e| fail(e.to_string()))?;
+    // SAFETY: the types are those of kernels/emu/memory.cpp; the library stays loaded.
+    if let (Ok(carve), Ok(uncarve)) = unsafe { (lib.get(b"simt_carve"), lib.get(b"simt_uncarve")) } {
+        let _ = CARVE.set(Carve { carve: *carve, uncarve: *uncarve });
+    }
     std::mem::forget(lib);
     *loaded = Some(library.to_string());
     Ok(())

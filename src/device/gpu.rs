@@ -103,6 +103,7 @@ impl Gpu {
                 a
             }
         };
+        super::driver::carve(address, bytes);
         Ok(GpuBuffer { address, block, device: self.clone() })
     }
 
@@ -260,6 +261,7 @@ impl GpuBuffer {
 
 impl Drop for GpuBuffer {
     fn drop(&mut self) {
+        super::driver::uncarve(self.address);
         self.device.pool.put(self.block, self.address);
     }
 }

@@ -65,8 +65,10 @@ impl Device {
     }
 
     /// The emulated CUDA device of this build (tests). Errors if the build has no emulator or another driver is loaded.
+    /// `GHOSTBIT_TEST_DRIVER=check` takes the library that checks for races and bounds (much slower).
     pub fn emulator() -> Result<Self> {
-        driver::load_emulator(driver::EMULATOR)?;
+        let check = std::env::var("GHOSTBIT_TEST_DRIVER").is_ok_and(|v| v == "check");
+        driver::load_emulator(if check { driver::EMULATOR_CHECK } else { driver::EMULATOR })?;
         Ok(Self::Gpu(Arc::new(Gpu::open(0)?)))
     }
 
