@@ -19,6 +19,7 @@ registry! {
     accuracy,
     activation,
     conv2d,
+    fake_quant,
     loss,
     random,
 }
