@@ -1,6 +1,7 @@
 //! Every operation: maths, CPU version, kernel launch, gradient rule, cases. One file or folder per op.
 
 pub mod case;
+pub mod columns;
 pub mod vectorize;
 
 use case::Case;
@@ -18,6 +19,8 @@ macro_rules! registry {
 registry! {
     accuracy,
     activation,
+    batch_norm,
+    channel_stats,
     conv2d,
     fake_quant,
     loss,

@@ -1,0 +1,125 @@
+// Mean and biased variance per channel (src/ops/channel_stats.rs).
+//
+// mapping   see include/row_stages.cuh
+// traffic   fwd 4 bytes per element, bwd 8
+// order     fixed: rows of a thread, tree over a block's threads, chunks of a lane, tree over lanes
+// numbers   each thread sums differences from its first value (no cancellation, no division in the loop), then
+//           (count, mean, sum of squared differences) triples are merged (Chan et al. 1979)
+#include "include/device.cuh"
+#include "include/reduce.cuh"
+#include "include/row_stages.cuh"
+
+struct Moments {
+    float n, mean, m2;
+};
+
+DEV Moments merge(Moments a, Moments b) {
+    float n = a.n + b.n;
+    if (b.n == 0.0f) return a;
+    if (a.n == 0.0f) return b;
+    float d = b.mean - a.mean;
+    float share = b.n / n;
+    Moments r;
+    r.n = n;
+    r.mean = a.mean + d * share;
+    r.m2 = a.m2 + b.m2 + d * d * a.n * share;
+    return r;
+}
+
+// partial: [2][chunks][c], means then sums of squared differences
+KERNEL channel_stats_fwd_partial_f32(const float* __restrict__ x, float* __restrict__ partial, RowStages p) {
+    SMEM(float, ns, [256]);
+    SMEM(float, means, [256]);
+    SMEM(float, m2s, [256]);
+    RowWalk w = row_walk(p);
+    int t = threadIdx.x;
+    Moments m = {0.0f, 0.0f, 0.0f};
+    if (w.channel < p.c && w.row < w.end) {
+        float shift = x[(size_t)w.row * p.c + w.channel];
+        float sum = 0.0f, square = 0.0f;
+        int n = 0;
+        for (int row = w.row; row < w.end; row += w.step) {
+            float d = x[(size_t)row * p.c + w.channel] - shift;
+            sum += d;
+            square += d * d;
+            n++;
+        }
+        m.n = (float)n;
+        float mean = sum / m.n;
+        m.mean = shift + mean;
+        m.m2 = square - sum * mean;
+        if (m.m2 < 0.0f) m.m2 = 0.0f;
+    }
+    ns[t] = m.n;
+    means[t] = m.mean;
+    m2s[t] = m.m2;
+    __syncthreads();
+    for (int half = 128; half >= p.lanes; half /= 2) {
+        if (t < half) {
+            Moments a = {ns[t], means[t], m2s[t]};
+            Moments b = {ns[t + half], means[t + half], m2s[t + half]};
+            a = merge(a, b);
+            ns[t] = a.n;
+            means[t] = a.mean;
+            m2s[t] = a.m2;
+        }
+        __syncthreads();
+    }
+    if (t < p.lanes && w.channel < p.c) {
+        partial[w.slot] = means[t];
+        partial[p.chunks * p.c + w.slot] = m2s[t];
+    }
+}
+
+KERNEL channel_stats_fwd_final_f32(const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ var,
+                                   RowStages p) {
+    int channel = blockIdx.x;
+    int lane = threadIdx.x;
+    Moments m = {0.0f, 0.0f, 0.0f};
+    for (int chunk = lane; chunk < p.chunks; chunk += 32) {
+        Moments b;
+        b.n = (float)min(p.rows_per_chunk, p.rows - chunk * p.rows_per_chunk);
+        b.mean = partial[chunk * p.c + channel];
+        b.m2 = partial[(p.chunks + chunk) * p.c + channel];
+        m = merge(m, b);
+    }
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+        Moments b;
+        b.n = __shfl_down_sync(0xffffffffu, m.n, lanes);
+        b.mean = __shfl_down_sync(0xffffffffu, m.mean, lanes);
+        b.m2 = __shfl_down_sync(0xffffffffu, m.m2, lanes);
+        m = merge(m, b);
+    }
+    if (lane == 0) {
+        mean[channel] = m.mean;
+        var[channel] = m.m2 / (float)p.rows;
+    }
+}
+
+// sums[2][c] = over chunks of partial[2][chunks][c]: second stage of any pair of sums.
+KERNEL channel_stats_bwd_final_f32(const float* __restrict__ partial, float* __restrict__ sums, RowStages p) {
+    int channel = blockIdx.x;
+    float a = 0.0f, b = 0.0f;
+    for (int chunk = threadIdx.x; chunk < p.chunks; chunk += 32) {
+        a += partial[chunk * p.c + channel];
+        b += partial[(p.chunks + chunk) * p.c + channel];
+    }
+    a = warp_sum(a);
+    b = warp_sum(b);
+    if (threadIdx.x == 0) {
+        sums[channel] = a;
+        sums[p.c + channel] = b;
+    }
+}
+
+// dmean or dvar may be null: nothing flowed back to it.
+KERNEL channel_stats_bwd_f32(const float* __restrict__ x, const float* __restrict__ mean,
+                             const float* __restrict__ dmean, const float* __restrict__ dvar, float* __restrict__ dx,
+                             int n, int c, float inverse_rows) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int channel = i % c;
+    float g = dmean ? dmean[channel] * inverse_rows : 0.0f;
+    if (dvar) g += 2.0f * dvar[channel] * inverse_rows * (x[i] - mean[channel]);
+    dx[i] = g;
+}
