@@ -76,7 +76,7 @@ fn panel(area: &Area, title: &str, series: &[Series]) -> Drawn {
     let y_ticks = ticks(all().map(|p| p.1));
     let place = |v: f64, t: &[f64], lo: i32, hi: i32| {
         let (first, last) = (t[0], t[t.len() - 1]);
-        lo + ((v - first) / (last - first) * f64::from(hi - lo)).round() as i32
+        lo + (((v - first) / (last - first)).clamp(0.0, 1.0) * f64::from(hi - lo)).round() as i32
     };
     let grey = RGBColor(225, 225, 225);
     for &v in &y_ticks {
@@ -98,7 +98,10 @@ fn panel(area: &Area, title: &str, series: &[Series]) -> Drawn {
         let colour = COLOURS[i % COLOURS.len()];
         let path: Vec<_> =
             points.iter().map(|p| (place(p.0, &x_ticks, left, x1), place(p.1, &y_ticks, y1, top))).collect();
-        area.draw(&PathElement::new(path, colour.stroke_width(2)))?;
+        area.draw(&PathElement::new(path.clone(), colour.stroke_width(2)))?;
+        if let [(x, y)] = path[..] {
+            area.draw(&Circle::new((x, y), 3, colour.filled()))?;
+        }
         area.draw(&Rectangle::new([(legend, 9), (legend + 10, 13)], colour.filled()))?;
         text(area, &s.name, (legend + 14, 8), BLACK)?;
         legend += 30 + lettering::width(&s.name);
@@ -111,8 +114,13 @@ fn ticks(values: impl Iterator<Item = f64> + Clone) -> Vec<f64> {
     let (lo, hi) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
     // No values, or a range too small or too large to be divided.
     let (lo, hi) = if lo > hi { (0.0, 1.0) } else { (lo.max(-1e300), hi.min(1e300)) };
-    let least = lo.abs().max(hi.abs()) * 1e-9 + f64::MIN_POSITIVE * 1e8;
-    let (lo, hi) = if hi - lo < least { (lo - 1e6 * least, hi + 1e6 * least) } else { (lo, hi) };
+    let least = lo.abs().max(hi.abs()) * 1e-6;
+    let (lo, hi) = if hi - lo <= least.max(1e-12) {
+        let half = (0.05 * hi.abs()).max(0.5);
+        (lo - half, hi + half)
+    } else {
+        (lo, hi)
+    };
     let rough = (hi - lo) / 4.0;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(10.0 * power);

@@ -1,9 +1,9 @@
 //! What a run shows: sample grids, curves, tables. Computes nothing.
 
-mod curves;
+pub mod curves;
 mod lettering;
-mod png;
-mod table;
+pub mod png;
+pub mod table;
 
 pub use curves::{Series, curves};
 pub use png::{grid, save_grid};
