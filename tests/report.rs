@@ -21,7 +21,7 @@ fn grids_show_the_images() {
     assert!(grid(&Tensor::scalar(&cpu, 1.0).unwrap(), &norm, 8, 1).is_err());
 
     let dir = tempfile::tempdir().unwrap();
-    let (x, _) = set.batch(&cpu, 0..80, &norm).unwrap();
+    let (x, _) = set.batch(&cpu, 0..32, &norm).unwrap();
     save_grid(dir.path().join("g.png"), &x, &norm).unwrap();
     assert!(std::fs::read(dir.path().join("g.png")).unwrap().starts_with(b"\x89PNG"));
     if let Ok(out) = std::env::var("GHOSTBIT_SHOW") {
