@@ -1,6 +1,6 @@
 //! Case table of both convolutions.
 
-use super::{Conv2dParams, Geometry, conv2d, upsample_conv2d};
+use super::{Conv2dParams, Geometry, Math, conv2d, upsample_conv2d};
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Input};
 use crate::tensor::Shape;
@@ -34,9 +34,26 @@ fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool) -> Case {
     Case::new(name, inputs, run).reduction(g.reduction().max(4 * 9 * k)).cost(g.flops() / 2.25, bytes)
 }
 
+/// The shapes that reach every kernel variant (column tiles, channels not a multiple of 4, strides), in one math.
+fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
+    let p = |stride, pad| Conv2dParams::new(stride, pad).math(math);
+    [
+        case("primes", [2, 7, 5, 3], [5, 3, 3], p(1, 1), true),
+        case("image", [2, 8, 8, 3], [16, 3, 3], p(1, 1), false),
+        case("parts_n16", [4, 9, 8, 8], [12, 3, 3], p(1, 1), true),
+        case("stride2_n32", [2, 9, 9, 4], [24, 3, 3], p(2, 1), false),
+        case("n64", [2, 7, 5, 36], [68, 3, 3], p(1, 1), true),
+        case("dilated", [1, 9, 10, 4], [4, 3, 3], p(2, 2).dilation(2), false),
+    ]
+    // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
+    // does not grow with its length as the tolerance does.
+    .map(|c| Case { name: format!("{label}_{}", c.name), ..c }.epsilon(epsilon).slack(0.25))
+    .into()
+}
+
 pub fn cases() -> Vec<Case> {
     let p = Conv2dParams::new;
-    vec![
+    let mut cases = vec![
         case("one", [1, 1, 1, 1], [1, 1, 1], p(1, 0), true),
         case("centre", [1, 1, 1, 1], [1, 3, 3], p(1, 1), false),
         case("primes", [2, 7, 5, 3], [5, 3, 3], p(1, 1), true),
@@ -55,6 +72,11 @@ pub fn cases() -> Vec<Case> {
         case("dilated", [1, 9, 10, 3], [4, 3, 3], p(1, 2).dilation(2), true),
         case("c16", [3, 8, 8, 16], [16, 3, 3], p(1, 1), true),
         case("c37_k50", [1, 5, 6, 37], [50, 3, 3], p(1, 1), false),
+        // Several parts of the filter gradient, and the column tiles 16, 32 and 64.
+        case("parts_n16", [4, 9, 8, 8], [12, 3, 3], p(1, 1), true),
+        case("parts_n32", [2, 9, 9, 4], [24, 3, 3], p(2, 1), true),
+        case("n64", [2, 7, 5, 36], [68, 3, 3], p(1, 1), true),
+        case("dilated_s2", [1, 9, 10, 4], [4, 3, 3], p(2, 2).dilation(2), false),
         upsample_case("one", [1, 1, 1, 1], 1, true),
         upsample_case("primes", [2, 3, 5, 7], 11, true),
         upsample_case("c16", [2, 4, 4, 16], 16, false),
@@ -68,5 +90,8 @@ pub fn cases() -> Vec<Case> {
         case("generator_image", [16, 32, 32, 64], [3, 3, 3], p(1, 1), true).bench(),
         upsample_case("generator_128", [16, 8, 8, 128], 128, true).bench(),
         upsample_case("generator_64", [16, 16, 16, 128], 64, true).bench(),
-    ]
+    ];
+    cases.extend(tensor_core(Math::Tf32, "tf32", 2f64.powi(-11)));
+    cases.extend(tensor_core(Math::Bf16, "bf16", 2f64.powi(-8)));
+    cases
 }

@@ -1,32 +1,259 @@
-//! Launches of `kernels/conv2d_*.cu`.
+//! Launches of `kernels/conv2d_*.cu`. Shapes are checked by the callers; sizes and alignment here.
+//!
+//! Every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per math that
+//! takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
+//! from the shape (and the alignment of views) alone, so results do not depend on the device.
 
-use super::Conv2dParams;
+use super::{Conv2dParams, Geometry, Math};
+use crate::Result;
 use crate::autograd::GradMode;
-use crate::tensor::Tensor;
-use crate::{Error, Result};
+use crate::device::{Gpu, Launch};
+use crate::tensor::{DType, Tensor};
 
-fn missing() -> Result<()> {
-    Err(Error::op("conv2d", "no kernels yet; use --device cpu"))
+/// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
+const ROWS: usize = 128;
+const THREADS: u32 = 256;
+/// Blocks that the parts of a filter gradient aim at: four for each multiprocessor of an H100, on any device.
+const PART_BLOCKS: usize = 528;
+/// Fewest pixels of a part, a multiple of every slice.
+const PART_PIXELS: usize = 64;
+
+/// Kernel names by math, then column tile 16, 32, 64, any shape.
+type Kernels = [[&'static str; 4]; 3];
+macro_rules! kernels {
+    ($pass:literal) => {
+        [kernels!($pass, "f32"), kernels!($pass, "tf32"), kernels!($pass, "bf16")]
+    };
+    ($pass:literal, $math:literal) => {
+        [
+            concat!("conv2d_", $pass, "_", $math, "_n16"),
+            concat!("conv2d_", $pass, "_", $math, "_n32"),
+            concat!("conv2d_", $pass, "_", $math, "_n64"),
+            concat!("conv2d_", $pass, "_", $math, "_any"),
+        ]
+    };
+}
+const FPROP: Kernels = kernels!("fprop");
+const DGRAD: Kernels = kernels!("dgrad");
+const WGRAD: Kernels = kernels!("wgrad");
+
+/// `ConvShape` of `kernels/include/conv_tile.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Shape {
+    x: [i32; 4],
+    k: i32,
+    r: i32,
+    s: i32,
+    p: i32,
+    q: i32,
+    stride: i32,
+    pad: i32,
+    dilation: i32,
 }
 
-pub(super) fn fprop(_: &Tensor, _: &Tensor, _: Option<&Tensor>, _: &mut Tensor, _: Conv2dParams) -> Result<()> {
-    missing()
+impl Shape {
+    /// Errors if a tensor is too large for 32-bit offsets.
+    fn new(g: &Geometry) -> Result<Self> {
+        let sizes = [g.n * g.h * g.w * g.c, g.n * g.p * g.q * g.k, g.k * g.r * g.s * g.c];
+        crate::ensure_op!(
+            sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && (g.h + g.pad) * g.dilation.max(g.stride) < 1 << 28,
+            "conv2d",
+            "input, output and filter of {sizes:?} elements: the kernels take fewer than 2^31 each; lower the batch"
+        );
+        let i = |v: usize| v as i32;
+        Ok(Self {
+            x: [i(g.n), i(g.h), i(g.w), i(g.c)],
+            k: i(g.k),
+            r: i(g.r),
+            s: i(g.s),
+            p: i(g.p),
+            q: i(g.q),
+            stride: i(g.stride),
+            pad: i(g.pad),
+            dilation: i(g.dilation),
+        })
+    }
 }
-pub(super) fn dgrad(_: &Tensor, _: &Tensor, _: &mut Tensor, _: GradMode, _: Conv2dParams) -> Result<()> {
-    missing()
+
+/// Kernel and its column tile for `cols` columns; `quads` says whether four floats may be read at once.
+fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static str, usize) {
+    let row = &kernels[match math {
+        Math::F32 => 0,
+        Math::Tf32 => 1,
+        Math::Bf16 => 2,
+    }];
+    match cols {
+        _ if !quads => (row[3], 32),
+        0..=16 => (row[0], 16),
+        17..=32 => (row[1], 32),
+        _ => (row[2], 64),
+    }
 }
-pub(super) fn wgrad(_: &Tensor, _: &Tensor, _: &mut Tensor, _: GradMode, _: Conv2dParams) -> Result<()> {
-    missing()
+
+fn aligned(tensors: [&Tensor; 2]) -> bool {
+    tensors.iter().all(|t| t.address() % 16 == 0)
 }
-pub(super) fn bias_grad(_: &Tensor, _: &mut Tensor, _: GradMode) -> Result<()> {
-    missing()
+
+fn device(t: &Tensor) -> &Gpu {
+    t.gpu().expect("called for GPU tensors")
 }
-pub(super) fn upsample_fprop(_: &Tensor, _: &Tensor, _: Option<&Tensor>, _: &mut Tensor) -> Result<()> {
-    missing()
+
+fn blocks(elements: usize, tile: usize) -> u32 {
+    elements.div_ceil(tile) as u32
 }
-pub(super) fn upsample_dgrad(_: &Tensor, _: &Tensor, _: &mut Tensor, _: GradMode) -> Result<()> {
-    missing()
+
+fn address(t: Option<&Tensor>) -> u64 {
+    t.map_or(0, Tensor::address)
 }
-pub(super) fn upsample_wgrad(_: &Tensor, _: &Tensor, _: &mut Tensor, _: GradMode) -> Result<()> {
-    missing()
+
+fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    let (kernel, cols) = choose(&FPROP, p.math, g.k, g.c % 4 == 0 && aligned([x, w]));
+    Launch::new(kernel)
+        .grid([blocks(g.n * g.p * g.q, ROWS), blocks(g.k, cols), 1])
+        .block([THREADS, 1, 1])
+        .val(Shape::new(&g)?)
+        .ptr(x.address())
+        .ptr(w.address())
+        .ptr(address(bias))
+        .ptr(y.address())
+        .val(beta)
+        .run(device(x))
+}
+
+/// `bias` has one value per channel of `dx`.
+fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
+    let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
+    let rows = g.n * g.h.div_ceil(g.stride) * g.w.div_ceil(g.stride);
+    Launch::new(kernel)
+        .grid([blocks(rows, ROWS), blocks(g.c, cols), (g.stride * g.stride) as u32])
+        .block([THREADS, 1, 1])
+        .val(Shape::new(&g)?)
+        .ptr(dy.address())
+        .ptr(w.address())
+        .ptr(address(bias))
+        .ptr(dx.address())
+        .val(beta)
+        .val((g.stride / gcd(g.stride, g.dilation)) as i32)
+        .run(device(dy))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// `y = beta * y + sum over parts` of `partial[parts][len of y]`.
+fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
+    Launch::new("conv2d_sum_f32")
+        .grid([blocks(y.len(), 32), 1, 1])
+        .block([THREADS, 1, 1])
+        .ptr(partial.address())
+        .ptr(y.address())
+        .val(y.len() as i32)
+        .val(parts as i32)
+        .val(beta)
+        .run(device(y))
+}
+
+/// Number of parts and pixels per part when one part alone fills `tiles` blocks.
+fn cut(pixels: usize, tiles: usize) -> (usize, usize) {
+    let wanted = (PART_BLOCKS / tiles).clamp(1, pixels.div_ceil(PART_PIXELS));
+    let per_part = pixels.div_ceil(wanted).next_multiple_of(PART_PIXELS);
+    (pixels.div_ceil(per_part), per_part)
+}
+
+/// `y[n p q k]` of `x[n h w c]`, `w[k r s c]`. F32.
+pub(super) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2dParams) -> Result<()> {
+    run_fprop(x, w, bias, y, 0.0, p)
+}
+
+/// `dx[n h w c]` from `dy[n p q k]`, `w[k r s c]`. F32.
+pub(super) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+    run_dgrad(dy, w, None, dx, mode.beta(), p)
+}
+
+/// `dw[k r s c]` from `x[n h w c]`, `dy[n p q k]`. F32. Takes a workspace of up to 528 output tiles (17 MB).
+pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+    let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
+    let (kernel, cols) = choose(&WGRAD, p.math, g.k, g.c % 4 == 0 && g.k % 4 == 0 && aligned([x, dy]));
+    let tiles = [blocks(g.r * g.s * g.c, ROWS), blocks(g.k, cols)];
+    let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize);
+    let partial = (parts > 1).then(|| Tensor::empty_like(dw, [parts, dw.len()])).transpose()?;
+    Launch::new(kernel)
+        .grid([tiles[0], tiles[1], parts as u32])
+        .block([THREADS, 1, 1])
+        .val(Shape::new(&g)?)
+        .ptr(x.address())
+        .ptr(dy.address())
+        .ptr(partial.as_ref().unwrap_or(dw).address())
+        .val(per_part as i32)
+        .val(if partial.is_some() { 0.0 } else { mode.beta() })
+        .run(device(x))?;
+    match partial {
+        Some(partial) => sum(&partial, dw, parts, mode.beta()),
+        None => Ok(()),
+    }
+}
+
+/// `db[k]`: column sums of `dy[.. k]`. F32.
+pub(super) fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
+    let [pixels, k] = dy.shape().rows_cols();
+    let columns = blocks(k, 32);
+    let (parts, per_part) = cut(pixels, columns as usize);
+    let partial = Tensor::empty(&dy.device(), [parts, k], DType::F32)?;
+    Launch::new("conv2d_bias_grad_f32")
+        .grid([columns, parts as u32, 1])
+        .block([THREADS, 1, 1])
+        .ptr(dy.address())
+        .ptr(partial.address())
+        .val(pixels as i32)
+        .val(k as i32)
+        .val(per_part as i32)
+        .run(device(dy))?;
+    sum(&partial, db, parts, mode.beta())
+}
+
+/// Upsampling by 2 and the 3x3 convolution `w[k 3 3 c]` are the transpose of this convolution with filter `v[c 4 4 k]`,
+/// see `kernels/conv2d_upsample.cu`.
+fn transposed(math: Math) -> Conv2dParams {
+    Conv2dParams::new(2, 1).math(math)
+}
+
+/// `v[c 4 4 k]`.
+fn expand(w: &Tensor) -> Result<Tensor> {
+    let (k, c) = (w.dim(0), w.dim(3));
+    let v = Tensor::empty_like(w, [c, 4, 4, k])?;
+    Launch::over("conv2d_upsample_expand_f32", v.len(), THREADS)
+        .ptr(w.address())
+        .ptr(v.address())
+        .val(k as i32)
+        .val(c as i32)
+        .run(device(w))?;
+    Ok(v)
+}
+
+/// `y[n 2h 2w k]` of `x[n h w c]`, `w[k 3 3 c]`. F32.
+pub(super) fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, math: Math) -> Result<()> {
+    run_dgrad(x, &expand(w)?, bias, y, 0.0, transposed(math))
+}
+
+/// `dx[n h w c]` from `dy[n 2h 2w k]`, `w[k 3 3 c]`. F32.
+pub(super) fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, math: Math) -> Result<()> {
+    run_fprop(dy, &expand(w)?, None, dx, mode.beta(), transposed(math))
+}
+
+/// `dw[k 3 3 c]` from `x[n h w c]`, `dy[n 2h 2w k]`. F32.
+pub(super) fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, math: Math) -> Result<()> {
+    let (k, c) = (dw.dim(0), dw.dim(3));
+    let mut dv = Tensor::empty_like(dw, [c, 4, 4, k])?;
+    wgrad(dy, x, &mut dv, GradMode::Overwrite, transposed(math))?;
+    Launch::over("conv2d_upsample_collapse_f32", dw.len(), THREADS)
+        .ptr(dv.address())
+        .ptr(dw.address())
+        .val(k as i32)
+        .val(c as i32)
+        .val(mode.beta())
+        .run(device(dw))
 }

@@ -145,7 +145,7 @@ fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
 fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", x.shape(), w.shape(), Conv2dParams::new(1, 1))?;
     if x.gpu().is_some() {
-        gpu::upsample_fprop(x, w, bias, y)
+        gpu::upsample_fprop(x, w, bias, y, Math::F32)
     } else if x.dtype() == DType::F32 {
         cpu::upsample_fprop(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
         Ok(())
@@ -159,7 +159,7 @@ fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor)
 fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", dx.shape(), w.shape(), Conv2dParams::new(1, 1))?;
     if dy.gpu().is_some() {
-        gpu::upsample_dgrad(dy, w, dx, mode)
+        gpu::upsample_dgrad(dy, w, dx, mode, Math::F32)
     } else if dy.dtype() == DType::F32 {
         cpu::upsample_dgrad(dy.host(), w.host(), dx.host_mut(), mode, &g);
         Ok(())
@@ -173,7 +173,7 @@ fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> R
 fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", x.shape(), dw.shape(), Conv2dParams::new(1, 1))?;
     if x.gpu().is_some() {
-        gpu::upsample_wgrad(x, dy, dw, mode)
+        gpu::upsample_wgrad(x, dy, dw, mode, Math::F32)
     } else if x.dtype() == DType::F32 {
         cpu::upsample_wgrad(x.host(), dy.host(), dw.host_mut(), mode, &g);
         Ok(())

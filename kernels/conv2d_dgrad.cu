@@ -1,0 +1,126 @@
+// Data gradient of a convolution (src/ops/conv2d): dx[n,h,w,c] = beta * dx + bias[c] + sum over k and the taps that hit of
+//   dy[n, (h + pad - r*dilation) / stride, (w + pad - s*dilation) / stride, k] * w[k,r,s,c]
+// (taps whose division leaves a rest do not hit). Also upsample + convolution forward, which is the transpose of a 4x4
+// convolution of stride 2; bias exists for its sake and is null otherwise.
+//
+// layout    dy NPQK, w KRSC, dx NHWC, all f32
+// mapping   implicit GEMM in gather form (include/conv_tile.cuh): the pixels of dx fall into stride^2 classes by (h, w)
+//           modulo stride; within a class the taps that hit are the same for all pixels, an arithmetic progression, so a
+//           class is a dense convolution and no multiplication is wasted. Rows = pixels of a class, columns = c, depth =
+//           (taps of the class, k). Grid: row tiles of 128, column tiles of 16, 32 or 64 (the suffix), classes.
+//           VEC needs k % 4 == 0, c % 4 == 0 and 16-byte aligned dy and w; `any` takes every shape.
+// traffic   from DRAM 4 bytes * (dy + w + dx); dy is read up to (r*s / stride^2) times from L2
+// order     depth ascending
+// tried     -
+// measured  not yet measured on a GPU
+#include "include/conv_gather.cuh"
+
+// The taps of one dimension that hit a class.
+struct ClassTaps {
+    int first, count;  // tap, in steps of `every`
+    int start;         // source coordinate of the first tap at the class's first pixel
+
+    METHOD ClassTaps(int residue, int taps, int every, const ConvShape& z) : first(0), count(0), start(0) {
+        for (int t = 0; t < every && t < taps; t++) {
+            int d = residue + z.pad - t * z.dilation;
+            if (d % z.stride == 0) {
+                first = t, count = (taps - t + every - 1) / every, start = d / z.stride;
+                break;
+            }
+        }
+    }
+};
+
+template <ConvMath MATH_, int COLS_, bool VEC>
+struct DgradSource {
+    static constexpr ConvMath MATH = MATH_;
+    static constexpr int COLS = COLS_, SLICE = Word<MATH>::SLICE;
+    typedef RowMajor<MATH, COLS, VEC> Filter;
+    Window g;
+    TapWalk<SLICE> walk;
+    WindowRows<MATH, VEC> pixels;
+    Filter filter;
+    const float* __restrict__ w;
+    int c, per_k;            // filter dimensions: channels, elements of one k
+    int first, row_r, row_s;  // offset of the class's first tap, offsets between taps
+    int col;                 // of this thread, CONV_OUTSIDE beyond the last
+
+    METHOD DgradSource(const Window& window, const float* dy, const float* w_, const ConvShape& z, int first_r, int first_s,
+                       int every, int first_row, int first_col)
+        : g(window), walk(g), pixels(g, dy, first_row), w(w_), c(z.c), per_k(z.r * z.s * z.c),
+          first((first_r * z.s + first_s) * z.c), row_r(every * z.s * z.c), row_s(every * z.c),
+          col(first_col + Filter::row()) {
+        if (col >= c) col = CONV_OUTSIDE;
+    }
+    METHOD void next(int4* table) {
+        if (threadIdx.x >= SLICE) return;
+        int dh = walk.i * g.step_h, dw = walk.j * g.step_w;
+        bool valid = walk.valid(g);
+        int at = walk.c * per_k + first + walk.i * row_r + walk.j * row_s;
+        table[threadIdx.x] =
+            make_int4((dh * g.w + dw) * g.c + walk.c, valid ? dh : CONV_OUTSIDE, dw, valid ? at : CONV_OUTSIDE);
+        walk.advance(g);
+    }
+    METHOD void load(const int4* table) {
+        pixels.load(table);
+#pragma unroll
+        for (int pass = 0; pass < Filter::PASSES; pass++) {
+            if (!Filter::busy(pass)) continue;
+#pragma unroll
+            for (int i = 0; i < Filter::DEPTH; i++) {
+                int at = table[Filter::depth(pass, i)].w;
+                conv_fetch<Filter::V>(filter.v[pass][i], w + at + col, at >= 0 && col >= 0);
+            }
+        }
+    }
+    METHOD void store(uint32_t (*a)[CONV_ROWS + 8], uint32_t (*b)[COLS + 8]) const {
+        pixels.held.store(a);
+        filter.store(b);
+    }
+};
+
+template <ConvMath MATH, int COLS, bool VEC>
+DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every) {
+    int class_h = blockIdx.z / z.stride, class_w = blockIdx.z % z.stride;
+    ClassTaps r(class_h, z.r, every, z), s(class_w, z.s, every, z);
+    int rows_h = (z.h - class_h + z.stride - 1) / z.stride, rows_w = (z.w - class_w + z.stride - 1) / z.stride;
+    int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
+    int rows = z.n * rows_h * rows_w;
+    if (first_row >= rows) return;
+    int step = every * z.dilation / z.stride;
+    Window g = {z.n, rows_h, rows_w, z.p, z.q, z.k, 1, r.start, s.start, -step, -step, r.count, s.count};
+    DgradSource<MATH, COLS, VEC> source(g, dy, w, z, r.first, s.first, every, first_row, first_col);
+    Accumulator<MATH, COLS> sums;
+    int depth = r.count * s.count * z.k;
+    conv_run(source, (depth + Word<MATH>::SLICE - 1) / Word<MATH>::SLICE, sums);
+    ConvOutput out(dx, bias, beta, z.c);
+    sums.drain(
+        [&](int row) {
+            row += first_row;
+            if (row >= rows) return -1;
+            int b = row % rows_w, a = row / rows_w % rows_h, n = row / rows_w / rows_h;
+            return ((n * z.h + a * z.stride + class_h) * z.w + b * z.stride + class_w) * z.c;
+        },
+        [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
+}
+
+// every: hitting taps are this far apart, stride / gcd(stride, dilation).
+#define DGRAD(name, MATH, COLS, VEC)                                                                             \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                    \
+        name(ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias, \
+             float* __restrict__ dx, float beta, int every) {                                                    \
+        dgrad<MATH, COLS, VEC>(z, dy, w, bias, dx, beta, every);                                                 \
+    }
+
+DGRAD(conv2d_dgrad_f32_n16, F32, 16, true)
+DGRAD(conv2d_dgrad_f32_n32, F32, 32, true)
+DGRAD(conv2d_dgrad_f32_n64, F32, 64, true)
+DGRAD(conv2d_dgrad_f32_any, F32, 32, false)
+DGRAD(conv2d_dgrad_tf32_n16, TF32, 16, true)
+DGRAD(conv2d_dgrad_tf32_n32, TF32, 32, true)
+DGRAD(conv2d_dgrad_tf32_n64, TF32, 64, true)
+DGRAD(conv2d_dgrad_tf32_any, TF32, 32, false)
+DGRAD(conv2d_dgrad_bf16_n16, BF16, 16, true)
+DGRAD(conv2d_dgrad_bf16_n32, BF16, 32, true)
+DGRAD(conv2d_dgrad_bf16_n64, BF16, 64, true)
+DGRAD(conv2d_dgrad_bf16_any, BF16, 32, false)

@@ -1,0 +1,162 @@
+// Weight gradient of a convolution (src/ops/conv2d): dw[k,r,s,c] = beta * dw + sum over n,p,q of
+//   dy[n,p,q,k] * x[n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c]
+// and column sums of dy, the bias gradient.
+//
+// layout    x NHWC, dy NPQK, dw KRSC, all f32; partial sums [splits][k*r*s*c]
+// mapping   implicit GEMM (include/conv_tile.cuh): rows = (r, s, c), columns = k, depth = output pixels. The result is
+//           small, so the depth is cut into gridDim.z parts whose sums go to a workspace, and conv2d_sum_f32 adds
+//           them. VEC needs c % 4 == 0, k % 4 == 0 and 16-byte aligned x and dy; `any` takes every shape.
+//           Bias gradient: a block sums all k of a range of pixels, 32 columns x 8 rows of threads; conv2d_sum_f32 adds.
+// traffic   from DRAM 4 bytes * (x + dy + dw * (1 + 2 * parts)); x is read r*s times from L2
+// order     pixels ascending within a part, parts ascending within each of 8 groups, groups ascending; the number of
+//           parts follows from the shape alone. No atomics.
+// tried     -
+// measured  not yet measured on a GPU
+#include "include/conv_tile.cuh"
+
+// Table entries: x = offset of the window's start in x, y, z = its row and column, w = offset of the pixel in dy.
+template <ConvMath MATH_, int COLS_, bool VEC>
+struct WgradSource {
+    static constexpr ConvMath MATH = MATH_;
+    static constexpr int COLS = COLS_, SLICE = Word<MATH>::SLICE;
+    typedef RowMajor<MATH, CONV_ROWS, VEC> Inputs;
+    typedef RowMajor<MATH, COLS, VEC> Grads;
+    Inputs inputs;
+    Grads grads;
+    const float* __restrict__ x;
+    const float* __restrict__ dy;
+    const ConvShape& z;
+    int dh, dw, tap;         // this thread's (r, s, c): offsets from the window's start
+    int col;                 // this thread's k, CONV_OUTSIDE beyond the last
+    int n, p, q, pixel, end;  // this thread's table entry
+
+    METHOD WgradSource(const ConvShape& shape, const float* x_, const float* dy_, int first_row, int first_col, int begin,
+                       int end_)
+        : x(x_), dy(dy_), z(shape), col(first_col + Grads::row()), pixel(begin + (int)threadIdx.x), end(end_) {
+        int row = first_row + Inputs::row(), c = row % z.c, s = row / z.c % z.s, r = row / z.c / z.s;
+        dw = s * z.dilation;
+        tap = (r * z.dilation * z.w + dw) * z.c + c;
+        dh = r < z.r ? r * z.dilation : CONV_OUTSIDE;
+        if (col >= z.k) col = CONV_OUTSIDE;
+        q = pixel % z.q, p = pixel / z.q % z.p, n = pixel / z.q / z.p;
+    }
+    METHOD void next(int4* table) {
+        if (threadIdx.x >= SLICE) return;
+        int h0 = p * z.stride - z.pad, w0 = q * z.stride - z.pad;
+        bool valid = pixel < end;
+        table[threadIdx.x] = make_int4(valid ? ((n * z.h + h0) * z.w + w0) * z.c : 0, valid ? h0 : CONV_OUTSIDE, w0,
+                                       valid ? pixel * z.k : CONV_OUTSIDE);
+        pixel += SLICE, q += SLICE;
+        while (q >= z.q) {
+            q -= z.q;
+            if (++p == z.p) p = 0, n++;
+        }
+    }
+    METHOD void load(const int4* table) {
+#pragma unroll
+        for (int pass = 0; pass < Inputs::PASSES; pass++) {
+#pragma unroll
+            for (int i = 0; i < Inputs::DEPTH; i++) {
+                int4 at = table[Inputs::depth(pass, i)];
+                bool inside = (unsigned)(at.y + dh) < (unsigned)z.h && (unsigned)(at.z + dw) < (unsigned)z.w;
+                conv_fetch<Inputs::V>(inputs.v[pass][i], x + at.x + tap, inside);
+            }
+        }
+#pragma unroll
+        for (int pass = 0; pass < Grads::PASSES; pass++) {
+            if (!Grads::busy(pass)) continue;
+#pragma unroll
+            for (int i = 0; i < Grads::DEPTH; i++) {
+                int at = table[Grads::depth(pass, i)].w;
+                conv_fetch<Grads::V>(grads.v[pass][i], dy + at + col, at >= 0 && col >= 0);
+            }
+        }
+    }
+    METHOD void store(uint32_t (*a)[CONV_ROWS + 8], uint32_t (*b)[COLS + 8]) const {
+        inputs.store(a);
+        grads.store(b);
+    }
+};
+
+template <ConvMath MATH, int COLS, bool VEC>
+DEV void wgrad(const ConvShape& z, const float* x, const float* dy, float* dw, int per_part, float beta) {
+    int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
+    int begin = blockIdx.z * per_part, end = min(begin + per_part, z.n * z.p * z.q);
+    WgradSource<MATH, COLS, VEC> source(z, x, dy, first_row, first_col, begin, end);
+    Accumulator<MATH, COLS> sums;
+    conv_run(source, (end - begin + Word<MATH>::SLICE - 1) / Word<MATH>::SLICE, sums);
+    int rows = z.r * z.s * z.c;
+    float* out = dw + (size_t)blockIdx.z * rows * z.k;
+    auto put = [&](int row, int col, float v) {
+        if (col >= z.k) return;
+        int at = col * rows + row;
+        // Not beta * out: it may be uninitialised memory when beta is 0.
+        if (beta != 0.0f) v += beta * out[at];
+        out[at] = v;
+    };
+    sums.drain([&](int row) { return first_row + row < rows ? first_row + row : -1; },
+               [&](int row, int col, float v0, float v1) {
+                   if (row < 0) return;
+                   put(row, first_col + col, v0);
+                   put(row, first_col + col + 1, v1);
+               });
+}
+
+// Pixels [blockIdx.z * per_part, + per_part) to dw + blockIdx.z * (elements of dw).
+#define WGRAD(name, MATH, COLS, VEC)                                                                      \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                             \
+        name(ConvShape z, const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw, \
+             int per_part, float beta) {                                                                  \
+        wgrad<MATH, COLS, VEC>(z, x, dy, dw, per_part, beta);                                             \
+    }
+
+WGRAD(conv2d_wgrad_f32_n16, F32, 16, true)
+WGRAD(conv2d_wgrad_f32_n32, F32, 32, true)
+WGRAD(conv2d_wgrad_f32_n64, F32, 64, true)
+WGRAD(conv2d_wgrad_f32_any, F32, 32, false)
+WGRAD(conv2d_wgrad_tf32_n16, TF32, 16, true)
+WGRAD(conv2d_wgrad_tf32_n32, TF32, 32, true)
+WGRAD(conv2d_wgrad_tf32_n64, TF32, 64, true)
+WGRAD(conv2d_wgrad_tf32_any, TF32, 32, false)
+WGRAD(conv2d_wgrad_bf16_n16, BF16, 16, true)
+WGRAD(conv2d_wgrad_bf16_n32, BF16, 32, true)
+WGRAD(conv2d_wgrad_bf16_n64, BF16, 64, true)
+WGRAD(conv2d_wgrad_bf16_any, BF16, 32, false)
+
+// y[i] = beta * y[i] + sum over parts of partial[part][i]. Block: 32 elements x 8 groups of consecutive parts.
+KERNEL __launch_bounds__(256) conv2d_sum_f32(const float* __restrict__ partial, float* __restrict__ y, int n, int parts,
+                                             float beta) {
+    SMEM(float, group, [8][33]);
+    int lane = threadIdx.x % 32, g = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
+    int per_group = (parts + 7) / 8, begin = g * per_group, end = min(begin + per_group, parts);
+    float sum = 0.0f;
+    if (i < n) {
+#pragma unroll 4
+        for (int part = begin; part < end; part++) sum += partial[(size_t)part * n + i];
+    }
+    group[g][lane] = sum;
+    __syncthreads();
+    if (g > 0 || i >= n) return;
+#pragma unroll
+    for (int j = 1; j < 8; j++) sum += group[j][lane];
+    y[i] = beta != 0.0f ? beta * y[i] + sum : sum;
+}
+
+// partial[part][k] = sum over the part's pixels of dy[pixel][k]. Block: 32 columns x 8 rows; grid: column tiles, parts.
+KERNEL __launch_bounds__(256) conv2d_bias_grad_f32(const float* __restrict__ dy, float* __restrict__ partial, int pixels,
+                                                   int k, int per_part) {
+    SMEM(float, group, [8][33]);
+    int lane = threadIdx.x % 32, g = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
+    int begin = blockIdx.y * per_part, end = min(begin + per_part, pixels);
+    float sum = 0.0f;
+    if (col < k) {
+#pragma unroll 4
+        for (int m = begin + g; m < end; m += 8) sum += dy[(size_t)m * k + col];
+    }
+    group[g][lane] = sum;
+    __syncthreads();
+    if (g > 0 || col >= k) return;
+#pragma unroll
+    for (int j = 1; j < 8; j++) sum += group[j][lane];
+    partial[(size_t)blockIdx.y * k + col] = sum;
+}
