@@ -5,8 +5,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod ops;
-pub mod report;
 pub mod quant;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

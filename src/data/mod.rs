@@ -7,6 +7,7 @@ pub mod procedural;
 use crate::device::Device;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -94,16 +95,20 @@ impl Dataset {
         crate::ensure_op!(!indices.is_empty(), "batch", "no images asked for");
         // 256 possible bytes per channel: a table is quicker than the arithmetic and rounds the same everywhere.
         let table: Vec<[f32; 256]> = (0..self.c).map(|c| std::array::from_fn(|p| norm.forward(p as u8, c))).collect();
-        let size = self.h * self.w * self.c;
-        let mut x = Vec::with_capacity(indices.len() * size);
-        let mut labels = Vec::with_capacity(indices.len());
-        for &i in indices {
-            crate::ensure_op!(i < self.n, "batch", "image {i} of a set of {}", self.n);
-            for pixel in self.images[i * size..(i + 1) * size].chunks_exact(self.c) {
-                x.extend(pixel.iter().zip(&table).map(|(&p, t)| t[usize::from(p)]));
-            }
-            labels.push(i32::from(self.labels[i]));
+        if let Some(i) = indices.iter().find(|i| **i >= self.n) {
+            return Err(Error::op("batch", format!("image {i} of a set of {}", self.n)));
         }
+        let size = self.h * self.w * self.c;
+        let mut x = vec![0.0; indices.len() * size];
+        x.par_chunks_exact_mut(size).zip(indices).for_each(|(out, &i)| {
+            let image = &self.images[i * size..(i + 1) * size];
+            for (out, pixel) in out.chunks_exact_mut(self.c).zip(image.chunks_exact(self.c)) {
+                for ((v, &p), t) in out.iter_mut().zip(pixel).zip(&table) {
+                    *v = t[usize::from(p)];
+                }
+            }
+        });
+        let labels: Vec<i32> = indices.iter().map(|&i| i32::from(self.labels[i])).collect();
         let n = indices.len();
         Ok((Tensor::from_slice(device, [n, self.h, self.w, self.c], &x)?, Tensor::from_slice(device, [n], &labels)?))
     }

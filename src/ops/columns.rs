@@ -38,7 +38,12 @@ impl Columns {
         let parts: Vec<Vec<f64>> = a
             .par_chunks(self.chunk)
             .zip(b.par_chunks(self.chunk))
-            .map(|(a, b)| vectorize(#[inline(always)] || self.sum_chunk(a, b, f)))
+            .map(|(a, b)| {
+                vectorize(
+                    #[inline(always)]
+                    || self.sum_chunk(a, b, f),
+                )
+            })
             .collect();
         self.combine(&parts)
     }
@@ -53,7 +58,12 @@ impl Columns {
         f: impl Fn(T, T, [T; N]) -> T + Copy + Sync,
     ) {
         out.par_chunks_mut(self.chunk).zip(a.par_chunks(self.chunk).zip(b.par_chunks(self.chunk))).for_each(
-            |(out, (a, b))| vectorize(#[inline(always)] || self.map_chunk(out, a, b, tables, f)),
+            |(out, (a, b))| {
+                vectorize(
+                    #[inline(always)]
+                    || self.map_chunk(out, a, b, tables, f),
+                )
+            },
         );
     }
 
@@ -70,10 +80,13 @@ impl Columns {
             .par_chunks_mut(self.chunk)
             .zip(a.par_chunks(self.chunk).zip(b.par_chunks(self.chunk)))
             .map(|(out, (a, b))| {
-                vectorize(#[inline(always)] || {
-                    self.map_chunk(out, a, b, tables, f);
-                    self.sum_chunk(a, b, g)
-                })
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        self.map_chunk(out, a, b, tables, f);
+                        self.sum_chunk(a, b, g)
+                    },
+                )
             })
             .collect();
         self.combine(&parts)
