@@ -1,6 +1,6 @@
 //! Case table of both convolutions.
 
-use super::{Conv2dParams, Geometry, Math, conv2d, upsample_conv2d};
+use super::{Conv2dParams, Geometry, Math, conv2d, upsample_conv2d_in};
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Input};
 use crate::tensor::Shape;
@@ -18,7 +18,7 @@ fn case(label: &str, x: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams, bias
     Case::new(name, inputs, run).reduction(g.reduction()).cost(g.flops(), g.bytes())
 }
 
-fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool) -> Case {
+fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool, math: Math) -> Case {
     let [n, h, width, c] = x;
     let w = [k, 3, 3, c];
     let g = Geometry::new("upsample_conv2d", [n, 2 * h, 2 * width, c].into(), w.into(), Conv2dParams::new(1, 1))
@@ -27,7 +27,7 @@ fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool) -> Case {
     if bias {
         inputs.push(Input::grad([k]));
     }
-    let run = move |t: &mut Tape, v: &[Var]| Ok(vec![upsample_conv2d(t, &v[0], &v[1], v.get(2))?]);
+    let run = move |t: &mut Tape, v: &[Var]| Ok(vec![upsample_conv2d_in(t, &v[0], &v[1], v.get(2), math)?]);
     let bytes = 4.0 * (n * h * width * c + k * 9 * c + 4 * n * h * width * k) as f64;
     // 16 products instead of the 36 of the large convolution.
     let name = format!("upsample_{label}_x{}_k{k}", Shape::from(x));
@@ -44,6 +44,7 @@ fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
         case("stride2_n32", [2, 9, 9, 4], [24, 3, 3], p(2, 1), false),
         case("n64", [2, 7, 5, 36], [68, 3, 3], p(1, 1), true),
         case("dilated", [1, 9, 10, 4], [4, 3, 3], p(2, 2).dilation(2), false),
+        upsample_case("c16", [2, 4, 4, 16], 16, false, math),
     ]
     // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
     // does not grow with its length as the tolerance does.
@@ -77,10 +78,10 @@ pub fn cases() -> Vec<Case> {
         case("parts_n32", [2, 9, 9, 4], [24, 3, 3], p(2, 1), true),
         case("n64", [2, 7, 5, 36], [68, 3, 3], p(1, 1), true),
         case("dilated_s2", [1, 9, 10, 4], [4, 3, 3], p(2, 2).dilation(2), false),
-        upsample_case("one", [1, 1, 1, 1], 1, true),
-        upsample_case("primes", [2, 3, 5, 7], 11, true),
-        upsample_case("c16", [2, 4, 4, 16], 16, false),
-        upsample_case("to_image", [1, 4, 3, 5], 3, true),
+        upsample_case("one", [1, 1, 1, 1], 1, true, Math::F32),
+        upsample_case("primes", [2, 3, 5, 7], 11, true, Math::F32),
+        upsample_case("c16", [2, 4, 4, 16], 16, false, Math::F32),
+        upsample_case("to_image", [1, 4, 3, 5], 3, true, Math::F32),
         case("resnet20_16", [200, 32, 32, 16], [16, 3, 3], p(1, 1), false).bench(),
         case("resnet20_32", [200, 16, 16, 32], [32, 3, 3], p(1, 1), false).bench(),
         case("resnet20_64", [200, 8, 8, 64], [64, 3, 3], p(1, 1), false).bench(),
@@ -88,8 +89,8 @@ pub fn cases() -> Vec<Case> {
         case("resnet20_down32", [200, 32, 32, 16], [32, 3, 3], p(2, 1), false).bench(),
         case("resnet20_down64", [200, 16, 16, 32], [64, 3, 3], p(2, 1), false).bench(),
         case("generator_image", [16, 32, 32, 64], [3, 3, 3], p(1, 1), true).bench(),
-        upsample_case("generator_128", [16, 8, 8, 128], 128, true).bench(),
-        upsample_case("generator_64", [16, 16, 16, 128], 64, true).bench(),
+        upsample_case("generator_128", [16, 8, 8, 128], 128, true, Math::F32).bench(),
+        upsample_case("generator_64", [16, 16, 16, 128], 64, true, Math::F32).bench(),
     ];
     cases.extend(tensor_core(Math::Tf32, "tf32", 2f64.powi(-11)));
     cases.extend(tensor_core(Math::Bf16, "bf16", 2f64.powi(-8)));

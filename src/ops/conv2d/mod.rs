@@ -51,12 +51,17 @@ pub fn conv2d(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Conv2dPa
 /// F32 (F64 on the CPU). Errors as [`conv2d`], and if the filter is not 3x3. Derivation: ours (sub-pixel view of the
 /// resize convolution of Odena et al. 2016).
 pub fn upsample_conv2d(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
+    upsample_conv2d_in(tape, x, w, bias, Math::F32)
+}
+
+/// [`upsample_conv2d`] in the given GPU arithmetic (the CPU ignores it). Sums of taps are rounded once, after summing.
+pub fn upsample_conv2d_in(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, math: Math) -> Result<Var> {
     let g = Geometry::new("upsample_conv2d", x.shape(), w.shape(), Conv2dParams::new(1, 1))?;
     crate::ensure_op!(g.r == 3 && g.s == 3, "upsample_conv2d", "expected a 3x3 filter, got {}", w.shape());
     check("upsample_conv2d", x, w, bias)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, 2 * g.h, 2 * g.w, g.k])?;
-    upsample_fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y)?;
-    let op = UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape() };
+    upsample_fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, math)?;
+    let op = UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), math };
     Ok(match bias {
         Some(b) => tape.record_one(op, &[x, w, b], y),
         None => tape.record_one(op, &[x, w], y),
@@ -142,10 +147,10 @@ fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
 }
 
 /// Writes `y[n 2h 2w k]`.
-fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor) -> Result<()> {
+fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, math: Math) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", x.shape(), w.shape(), Conv2dParams::new(1, 1))?;
     if x.gpu().is_some() {
-        gpu::upsample_fprop(x, w, bias, y, Math::F32)
+        gpu::upsample_fprop(x, w, bias, y, math)
     } else if x.dtype() == DType::F32 {
         cpu::upsample_fprop(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g);
         Ok(())
@@ -156,10 +161,10 @@ fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor)
 }
 
 /// Gradient of the small input into `dx[n h w c]`.
-fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> Result<()> {
+fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, math: Math) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", dx.shape(), w.shape(), Conv2dParams::new(1, 1))?;
     if dy.gpu().is_some() {
-        gpu::upsample_dgrad(dy, w, dx, mode, Math::F32)
+        gpu::upsample_dgrad(dy, w, dx, mode, math)
     } else if dy.dtype() == DType::F32 {
         cpu::upsample_dgrad(dy.host(), w.host(), dx.host_mut(), mode, &g);
         Ok(())
@@ -170,10 +175,10 @@ fn upsample_dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode) -> R
 }
 
 /// Gradient of the 3x3 filter into `dw[k 3 3 c]`.
-fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> Result<()> {
+fn upsample_wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, math: Math) -> Result<()> {
     let g = Geometry::new("upsample_conv2d", x.shape(), dw.shape(), Conv2dParams::new(1, 1))?;
     if x.gpu().is_some() {
-        gpu::upsample_wgrad(x, dy, dw, mode, Math::F32)
+        gpu::upsample_wgrad(x, dy, dw, mode, math)
     } else if x.dtype() == DType::F32 {
         cpu::upsample_wgrad(x.host(), dy.host(), dw.host_mut(), mode, &g);
         Ok(())

@@ -1,6 +1,6 @@
 //! Gradient rules of the convolutions.
 
-use super::{Conv2dParams, bias_grad, dgrad, upsample_dgrad, upsample_wgrad, wgrad};
+use super::{Conv2dParams, Math, bias_grad, dgrad, upsample_dgrad, upsample_wgrad, wgrad};
 use crate::Result;
 use crate::autograd::{Backward, Op, Var};
 use crate::tensor::{Shape, Tensor};
@@ -43,6 +43,7 @@ pub(super) struct UpsampleConv2d {
     pub w: Option<Tensor>,
     pub x_shape: Shape,
     pub w_shape: Shape,
+    pub math: Math,
 }
 
 impl Op for UpsampleConv2d {
@@ -53,11 +54,11 @@ impl Op for UpsampleConv2d {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
         if let Some(w) = &self.w {
             let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
-            upsample_dgrad(&dy, w, &mut dx, mode)?;
+            upsample_dgrad(&dy, w, &mut dx, mode, self.math)?;
         }
         if let Some(x) = &self.x {
             let (mut dw, mode) = cx.target(1, self.w_shape, dy.dtype())?;
-            upsample_wgrad(x, &dy, &mut dw, mode)?;
+            upsample_wgrad(x, &dy, &mut dw, mode, self.math)?;
         }
         bias(cx, &dy, self.w_shape)
     }
