@@ -24,7 +24,12 @@ registry! {
     channel_stats,
     conv2d,
     elementwise,
+    embedding,
     fake_quant,
     loss,
+    pool,
     random,
+    reshape,
+    shortcut,
+    upsample,
 }
