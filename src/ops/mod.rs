@@ -27,6 +27,7 @@ registry! {
     embedding,
     fake_quant,
     loss,
+    observe,
     pool,
     random,
     reshape,
