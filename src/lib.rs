@@ -5,6 +5,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod ops;
+pub mod optim;
 pub mod quant;
 pub mod report;
 pub mod tensor;

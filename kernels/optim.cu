@@ -1,0 +1,49 @@
+// Optimizer steps over flat buffers (src/optim/sgd.rs, adam.rs).
+//
+// mapping   one thread per parameter; adam_tick one thread
+// traffic   SGD 20 bytes per parameter, Adam 28
+// order     no reductions
+#include "include/device.cuh"
+
+struct SgdSettings {
+    float lr, momentum, weight_decay;
+    int nesterov, n;
+};
+
+KERNEL optim_sgd_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ buffer,
+                     SgdSettings s) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= s.n) return;
+    float p = params[i];
+    float g = grads[i] + s.weight_decay * p;
+    float m = s.momentum * buffer[i] + g;
+    buffer[i] = m;
+    params[i] = p - s.lr * (s.nesterov ? g + s.momentum * m : m);
+}
+
+struct AdamSettings {
+    double beta1, beta2;
+    float lr, epsilon, weight_decay;
+    int n;
+};
+
+// Counts the step and forms its bias corrections: 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t).
+KERNEL optim_adam_tick_f32(int* __restrict__ step, float* __restrict__ corrections, AdamSettings s) {
+    int t = step[0] + 1;
+    step[0] = t;
+    corrections[0] = (float)(1.0 / (1.0 - pow(s.beta1, (double)t)));
+    corrections[1] = (float)(1.0 / sqrt(1.0 - pow(s.beta2, (double)t)));
+}
+
+KERNEL optim_adam_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ ms,
+                      float* __restrict__ vs, const float* __restrict__ corrections, AdamSettings s) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= s.n) return;
+    float p = params[i];
+    float g = grads[i] + s.weight_decay * p;
+    float m = ms[i] + (float)(1.0 - s.beta1) * (g - ms[i]);
+    float v = (float)s.beta2 * vs[i] + (float)(1.0 - s.beta2) * g * g;
+    ms[i] = m;
+    vs[i] = v;
+    params[i] = p - s.lr * corrections[0] * m / (sqrtf(v) * corrections[1] + s.epsilon);
+}
