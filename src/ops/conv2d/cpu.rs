@@ -16,6 +16,8 @@ use std::cell::RefCell;
 
 /// Scratch for source rows, in floats: half of a 48 KiB first-level cache, the rest is for weights and output.
 const SCRATCH: usize = 6 * 1024;
+/// Output rows of a band at least, however long they are.
+const LEAST: usize = 4;
 
 /// 64 bytes, for alignment to cache lines and to the widest vectors.
 #[repr(C, align(64))]
@@ -54,13 +56,14 @@ fn window(image: &[f32], [h, w, c]: [usize; 3], top: isize, rows: usize, left: i
     }
 }
 
-/// Weights in blocks of output channels, `[k / width][r][s][c][width]`, zero beyond `k`; `at(k, r, s, c)` reads them.
+/// Weights in blocks of output channels, `[k / width][r][s][c][width]`, zero beyond `k` (blocks of one where the kernel
+/// takes dot products); `at(k, r, s, c)` reads them.
 fn pack(isa: Isa, k: usize, [r, s, c]: [usize; 3], at: impl Fn(usize, usize, usize, usize) -> f32 + Sync) -> Vec<Line> {
-    let width = isa.width(k);
+    let width = if isa.dots(k, s * c) { 1 } else { isa.width(k) };
     let block = r * s * c * width;
     let mut packed = aligned(k.div_ceil(width) * block);
     if block > 0 {
-        bytemuck::cast_slice_mut::<Line, f32>(&mut packed).par_chunks_exact_mut(block).enumerate().for_each(|(b, to)| {
+        bytemuck::cast_slice_mut::<Line, f32>(&mut packed)[..k.div_ceil(width) * block].par_chunks_exact_mut(block).enumerate().for_each(|(b, to)| {
             let first = b * width;
             let valid = (k - first).min(width);
             let mut to = to.chunks_exact_mut(width);
@@ -99,6 +102,12 @@ struct Conv<'a> {
     mode: GradMode,
 }
 
+/// First and one past the last of the source coordinates that `count(pass)` outputs of all passes meet.
+fn span(passes: &[Pass], first: impl Fn(&Pass) -> isize, taps: impl Fn(&Pass) -> usize, count: usize) -> (isize, isize) {
+    let end = |p: &Pass| first(p) + ((count - 1) * p.stride + taps(p)) as isize;
+    (passes.iter().map(&first).min().unwrap_or(0), passes.iter().map(end).max().unwrap_or(0))
+}
+
 impl Conv<'_> {
     fn run(&self, x: &[f32], y: &mut [f32]) {
         let [h, w, c] = self.source;
@@ -108,57 +117,56 @@ impl Conv<'_> {
             bias[..k].copy_from_slice(b);
         }
         // Rows of a band: as many as the scratch holds, a multiple of the output stride so that bands do not meet.
-        let most = |pass: &Pass| {
-            let cols = (q.div_ceil(self.out_stride) - 1) * pass.stride + pass.s;
-            (SCRATCH / (cols * c).max(1)).saturating_sub(pass.r).max(pass.stride) / pass.stride
-        };
-        let rows = self.passes.iter().map(most).min().unwrap_or(1).max(1) * self.out_stride;
+        let (left, right) = span(&self.passes, |p| p.left, |p| p.s, q.div_ceil(self.out_stride));
+        let row = ((right - left) as usize * c).max(1);
+        let stride = self.passes[0].stride;
+        let taps = self.passes.iter().map(|p| p.r).max().unwrap_or(1);
+        let rows = (SCRATCH / row).saturating_sub(taps).max(LEAST * stride) / stride * self.out_stride;
         let bands: Vec<(usize, usize, &mut [f32])> = y
             .chunks_exact_mut(p * q * k)
             .enumerate()
             .flat_map(|(n, y)| y.chunks_mut(rows * q * k).enumerate().map(move |(i, y)| (n, i * rows, y)))
             .collect();
         bands.into_par_iter().for_each(|(n, first, y)| {
-            let image = &x[n * h * w * c..][..h * w * c];
-            for pass in &self.passes {
-                self.band(pass, image, first, y, &bias);
-            }
+            self.band(&x[n * h * w * c..][..h * w * c], first, left, (right - left) as usize, y, &bias);
         });
     }
 
-    /// The outputs of `pass` among the rows from `first` on that `y` holds.
-    fn band(&self, pass: &Pass, image: &[f32], first: usize, y: &mut [f32], bias: &[f32]) {
+    /// The output rows from `first` on that `y` holds; `left` and `width` are the source columns of all passes.
+    fn band(&self, image: &[f32], first: usize, left: isize, width: usize, y: &mut [f32], bias: &[f32]) {
         let [_, q, k] = self.output;
         let c = self.source[2];
         let step = self.out_stride;
-        let [row, col] = pass.out_first;
-        let rows = (y.len() / (q * k)).saturating_sub(row).div_ceil(step);
-        let cols = q.saturating_sub(col).div_ceil(step);
-        if rows == 0 || cols == 0 {
-            return;
-        }
-        let source_rows = (rows - 1) * pass.stride + pass.r;
-        let source_cols = (cols - 1) * pass.stride + pass.s;
-        let top = (first / step * pass.stride) as isize + pass.top;
-        with_scratch(source_rows * source_cols * c, |scratch| {
-            window(image, self.source, top, source_rows, pass.left, source_cols, scratch);
-            let b = Band {
-                x: scratch,
-                x_step: pass.stride * source_cols * c,
-                x_row: source_cols * c,
-                x_pixel: pass.stride * c,
-                rows,
-                cols,
-                r: pass.r,
-                taps: pass.s * c,
-                w: bytemuck::cast_slice(&pass.weights),
-                k,
-                bias,
-                out_row: step * q * k,
-                out_pixel: step * k,
-                accumulate: self.mode == GradMode::Accumulate,
-            };
-            band(self.isa, &b, &mut y[(row * q + col) * k..]);
+        let count = y.len() / (q * k);
+        let (top, bottom) = span(&self.passes, |p| p.top, |p| p.r, count.div_ceil(step));
+        let source_rows = (bottom - top) as usize;
+        with_scratch(source_rows * width * c, |scratch| {
+            let from = (first / step * self.passes[0].stride) as isize + top;
+            window(image, self.source, from, source_rows, left, width, scratch);
+            for pass in &self.passes {
+                let [row, col] = pass.out_first;
+                let start = ((pass.top - top) as usize * width + (pass.left - left) as usize) * c;
+                let b = Band {
+                    // A pass without taps has no source.
+                    x: scratch.get(start..).unwrap_or_default(),
+                    x_step: pass.stride * width * c,
+                    x_row: width * c,
+                    x_pixel: pass.stride * c,
+                    rows: count.saturating_sub(row).div_ceil(step),
+                    cols: q.saturating_sub(col).div_ceil(step),
+                    r: pass.r,
+                    taps: pass.s * c,
+                    w: bytemuck::cast_slice(&pass.weights),
+                    k,
+                    bias,
+                    out_row: step * q * k,
+                    out_pixel: step * k,
+                    accumulate: self.mode == GradMode::Accumulate,
+                };
+                if b.rows > 0 && b.cols > 0 {
+                    band(self.isa, &b, &mut y[(row * q + col) * k..]);
+                }
+            }
         });
     }
 }
@@ -252,7 +260,7 @@ fn filter_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
 fn image_gradient(isa: Isa, image: &[f32], dy: &[f32], k: usize, sum: &mut [f32], padded: usize, g: &Geometry) {
     let source_cols = (g.q - 1) * g.stride + g.s;
     let row = source_cols * g.c;
-    let rows = ((SCRATCH / row).saturating_sub(g.r).max(g.stride) / g.stride).min(g.p).max(1);
+    let rows = ((SCRATCH / row).saturating_sub(g.r).max(LEAST * g.stride) / g.stride).min(g.p);
     for first in (0..g.p).step_by(rows) {
         let rows = rows.min(g.p - first);
         let source_rows = (rows - 1) * g.stride + g.r;
@@ -330,20 +338,29 @@ pub(super) fn upsample_dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMo
 }
 
 pub(super) fn upsample_wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
-    // [c 4 4 k]: the small image's channels are the outputs here.
-    let taps = filter_gradient(Isa::widest(), dy, x, &shrinking(g));
-    let mut sum = vec![0f32; dw.len()];
-    sum.par_chunks_exact_mut(9 * g.c).enumerate().for_each(|(k, sum)| {
-        for (r, rows) in SPREAD.iter().enumerate() {
-            for (s, cols) in SPREAD.iter().enumerate() {
-                for c in 0..g.c {
-                    let v = taps[((c * 4 + r) * 4 + s) * g.k + k];
-                    for &i in *rows {
-                        cols.iter().for_each(|&j| sum[(i * 3 + j) * g.c + c] += v);
-                    }
+    // [c 4 4 k]: the small image's channels are the outputs here. First 4x4 to 3x3, then the channels change places, 16
+    // at a time so that whole cache lines are read.
+    let (taps, channels) = (filter_gradient(Isa::widest(), dy, x, &shrinking(g)), g.k);
+    let mut turned = vec![0f32; dw.len()];
+    turned.par_chunks_exact_mut(9 * channels).zip(taps.par_chunks_exact(16 * channels)).for_each(|(to, taps)| {
+        for (t, tap) in taps.chunks_exact(channels).enumerate() {
+            for &i in SPREAD[t / 4] {
+                for &j in SPREAD[t % 4] {
+                    let to = &mut to[(i * 3 + j) * channels..][..channels];
+                    to.iter_mut().zip(tap).for_each(|(to, v)| *to += v);
                 }
             }
         }
     });
-    store(dw, &sum, mode);
+    dw.par_chunks_mut(16 * 9 * g.c).enumerate().for_each(|(block, dw)| {
+        for t in 0..9 {
+            for c in 0..g.c {
+                let from = &turned[(c * 9 + t) * channels + block * 16..];
+                for (dw, from) in dw.chunks_exact_mut(9 * g.c).zip(from) {
+                    let dw = &mut dw[t * g.c + c];
+                    *dw = if mode == GradMode::Accumulate { *dw + from } else { *from };
+                }
+            }
+        }
+    });
 }

@@ -46,6 +46,11 @@ impl Isa {
             _ => 8,
         }
     }
+    /// Whether few output channels are better computed as dot products along the `taps` neighbouring floats of a source
+    /// row: lanes then run over taps, of which whole vectors must come out (what lies behind could be NaN).
+    pub fn dots(self, k: usize, taps: usize) -> bool {
+        k <= 4 && taps.is_multiple_of(self.lanes())
+    }
     /// Output channels of a block of packed weights, for `k` output channels: one or two vectors.
     pub fn width(self, k: usize) -> usize {
         let vectors = k.div_ceil(self.lanes());
@@ -61,13 +66,16 @@ trait Lanes: Copy {
     /// `self + a * b`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, a: Self) -> Self;
+    unsafe fn zero() -> Self;
+    /// Sum of all lanes.
+    unsafe fn sum(self) -> f32;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
     macro_rules! lanes {
-        ($name:ident, $n:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
+        ($name:ident, $n:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $zero:ident, $sum:ident) => {
             impl super::Lanes for $name {
                 const N: usize = $n;
                 #[inline(always)]
@@ -90,11 +98,47 @@ mod x86 {
                 unsafe fn add(self, a: Self) -> Self {
                     unsafe { $add(self, a) }
                 }
+                #[inline(always)]
+                unsafe fn zero() -> Self {
+                    unsafe { $zero() }
+                }
+                #[inline(always)]
+                unsafe fn sum(self) -> f32 {
+                    unsafe { $sum(self) }
+                }
             }
         };
     }
-    lanes!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps);
-    lanes!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps);
+    #[inline(always)]
+    unsafe fn sum8(v: __m256) -> f32 {
+        unsafe {
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+    lanes!(
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps,
+        _mm512_setzero_ps,
+        _mm512_reduce_add_ps
+    );
+    lanes!(
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps,
+        _mm256_setzero_ps,
+        sum8
+    );
 }
 
 impl Lanes for [f32; 8] {
@@ -119,6 +163,14 @@ impl Lanes for [f32; 8] {
     unsafe fn add(self, a: Self) -> Self {
         std::array::from_fn(|i| self[i] + a[i])
     }
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0.0; 8]
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.iter().sum()
+    }
 }
 
 /// Rows of output pixels of a convolution without borders.
@@ -134,7 +186,7 @@ pub struct Band<'a> {
     pub cols: usize,
     pub r: usize,
     pub taps: usize,
-    /// `[k / width][r][taps][width]`, zero beyond `k`.
+    /// `[k / width][r][taps][width]`, zero beyond `k`; where [`Isa::dots`], `[k][r][taps]`.
     pub w: &'a [f32],
     pub k: usize,
     /// Padded to whole blocks, zero where there is none.
@@ -149,7 +201,8 @@ pub fn band(isa: Isa, b: &Band, out: &mut [f32]) {
     if b.rows == 0 || b.cols == 0 || b.k == 0 {
         return;
     }
-    let width = isa.width(b.k);
+    let dots = isa.dots(b.k, b.taps);
+    let width = if dots { 1 } else { isa.width(b.k) };
     let blocks = b.k.div_ceil(width);
     let source = (b.rows - 1) * b.x_step + b.r.saturating_sub(1) * b.x_row + (b.cols - 1) * b.x_pixel + b.taps;
     assert!(b.x.len() >= source || b.r * b.taps == 0, "source of the band");
@@ -159,9 +212,10 @@ pub fn band(isa: Isa, b: &Band, out: &mut [f32]) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => band_avx512(b, out),
+            Isa::Avx512 => band_avx512(b, out, dots),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => band_avx2(b, out),
+            Isa::Avx2 => band_avx2(b, out, dots),
+            Isa::Portable if dots => dots_of::<[f32; 8], 1>(b, out),
             Isa::Portable => blocks_of::<[f32; 8], 1, 4>(b, out, width),
         }
     }
@@ -169,10 +223,11 @@ pub fn band(isa: Isa, b: &Band, out: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn band_avx512(b: &Band, out: &mut [f32]) {
+unsafe fn band_avx512(b: &Band, out: &mut [f32], dots: bool) {
     use std::arch::x86_64::__m512;
     unsafe {
         match Isa::Avx512.width(b.k) {
+            _ if dots => dots_of::<__m512, 6>(b, out),
             16 => blocks_of::<__m512, 1, 16>(b, out, 16),
             _ => blocks_of::<__m512, 2, 8>(b, out, 32),
         }
@@ -181,10 +236,11 @@ unsafe fn band_avx512(b: &Band, out: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn band_avx2(b: &Band, out: &mut [f32]) {
+unsafe fn band_avx2(b: &Band, out: &mut [f32], dots: bool) {
     use std::arch::x86_64::__m256;
     unsafe {
         match Isa::Avx2.width(b.k) {
+            _ if dots => dots_of::<__m256, 2>(b, out),
             8 => blocks_of::<__m256, 1, 8>(b, out, 8),
             _ => blocks_of::<__m256, 2, 4>(b, out, 16),
         }
@@ -300,6 +356,60 @@ unsafe fn tile<V: Lanes, const KV: usize, const PX: usize>(t: &Tile, x: *const f
     }
 }
 
+/// A band of one to four output channels, `PX` pixels at a time where they last, lanes along the taps.
+#[inline(always)]
+unsafe fn dots_of<V: Lanes, const PX: usize>(b: &Band, out: &mut [f32]) {
+    for row in 0..b.rows {
+        let mut col = 0;
+        macro_rules! pixels {
+            ($px:expr) => {
+                while b.cols - col >= $px {
+                    unsafe {
+                        let x = b.x.as_ptr().add(row * b.x_step + col * b.x_pixel);
+                        let out = out.as_mut_ptr().add(row * b.out_row + col * b.out_pixel);
+                        match b.k {
+                            1 => dot_tile::<V, 1, { $px }>(b, x, out),
+                            2 => dot_tile::<V, 2, { $px }>(b, x, out),
+                            3 => dot_tile::<V, 3, { $px }>(b, x, out),
+                            _ => dot_tile::<V, 4, { $px }>(b, x, out),
+                        }
+                    }
+                    col += $px;
+                }
+            };
+        }
+        pixels!(PX);
+        pixels!(1);
+    }
+}
+
+#[inline(always)]
+unsafe fn dot_tile<V: Lanes, const K: usize, const PX: usize>(b: &Band, x: *const f32, out: *mut f32) {
+    unsafe {
+        let mut acc = [[V::zero(); K]; PX];
+        for r in 0..b.r {
+            let x = x.add(r * b.x_row);
+            let w = b.w.as_ptr().add(r * b.taps);
+            for e in (0..b.taps).step_by(V::N) {
+                let ws: [V; K] = std::array::from_fn(|k| V::load(w.add(k * b.r * b.taps + e)));
+                for (j, a) in acc.iter_mut().enumerate() {
+                    let v = V::load(x.add(j * b.x_pixel + e));
+                    for (a, w) in a.iter_mut().zip(ws) {
+                        *a = a.fma(v, w);
+                    }
+                }
+            }
+        }
+        for (j, a) in acc.iter().enumerate() {
+            for (k, a) in a.iter().enumerate() {
+                let to = out.add(j * b.out_pixel + k);
+                let sum = a.sum() + b.bias[k];
+                *to = if b.accumulate { *to + sum } else { sum };
+            }
+        }
+    }
+}
+
 /// Part of a filter gradient: rows of pixels that meet one filter row.
 ///
 /// `dw[i * dw_k + e] += sum_{row, col} dy[row * dy_row + col * dy_pixel + i] * x[row * x_step + col * x_pixel + e]` for
@@ -334,7 +444,7 @@ pub fn outer(isa: Isa, o: &Outer, dw: &mut [f32]) {
             Isa::Avx512 => outer_avx512(o, dw),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => outer_avx2(o, dw),
-            Isa::Portable => outer_of::<[f32; 8], 4, 1>(o, dw),
+            Isa::Portable => outer_of::<[f32; 8], 4, 1, 4>(o, dw),
         }
     }
 }
@@ -342,18 +452,18 @@ pub fn outer(isa: Isa, o: &Outer, dw: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn outer_avx512(o: &Outer, dw: &mut [f32]) {
-    unsafe { outer_of::<std::arch::x86_64::__m512, 8, 3>(o, dw) }
+    unsafe { outer_of::<std::arch::x86_64::__m512, 8, 3, 16>(o, dw) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn outer_avx2(o: &Outer, dw: &mut [f32]) {
-    unsafe { outer_of::<std::arch::x86_64::__m256, 4, 2>(o, dw) }
+    unsafe { outer_of::<std::arch::x86_64::__m256, 4, 2, 8>(o, dw) }
 }
 
-/// `EV` vectors of filter elements times `KB` output channels where they last, then fewer.
+/// `EV` vectors of filter elements times `KB` output channels where they last, then fewer; `ONE` channels for one vector.
 #[inline(always)]
-unsafe fn outer_of<V: Lanes, const KB: usize, const EV: usize>(o: &Outer, dw: &mut [f32]) {
+unsafe fn outer_of<V: Lanes, const KB: usize, const EV: usize, const ONE: usize>(o: &Outer, dw: &mut [f32]) {
     let vectors = o.taps.div_ceil(V::N);
     let dw = dw.as_mut_ptr();
     let mut e = 0;
@@ -370,19 +480,21 @@ unsafe fn outer_of<V: Lanes, const KB: usize, const EV: usize>(o: &Outer, dw: &m
                     };
                 }
                 channels!($kb);
-                if $kb > 4 {
-                    channels!(4);
-                }
+                channels!(4);
+                channels!(3);
                 channels!(1);
                 e += $ev;
             }
         };
     }
-    columns!(EV, KB);
-    if EV > 2 {
+    // Threes where they come out even, as with 3 filter columns; else twos.
+    if EV < 3 || vectors % 3 == 0 {
+        columns!(EV, KB);
+    }
+    if EV > 1 {
         columns!(2, KB);
     }
-    columns!(1, KB);
+    columns!(1, ONE);
 }
 
 #[inline(always)]

@@ -1,0 +1,118 @@
+//! Convolution beyond the case table: accumulated gradients, errors, and CPU speed.
+
+use ghostbit::Result;
+use ghostbit::autograd::{Tape, Var};
+use ghostbit::device::Device;
+use ghostbit::ops::conv2d::{Conv2dParams, conv2d, upsample_conv2d};
+use ghostbit::tensor::Tensor;
+use std::time::Instant;
+
+fn ramp(device: &Device, shape: [usize; 4], seed: usize) -> Tensor {
+    let n: usize = shape.iter().product();
+    let v: Vec<f32> = (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect();
+    Tensor::from_slice(device, shape, &v).unwrap()
+}
+
+/// A value used by two convolutions receives the sum of both gradients, as does a filter used twice.
+#[test]
+fn gradients_accumulate() {
+    let device = Device::cpu();
+    let run = |tape: &mut Tape, x: &Var, w: &Var, p: Option<usize>| match p {
+        Some(stride) => conv2d(tape, x, w, None, Conv2dParams::new(stride, 1)).unwrap(),
+        None => upsample_conv2d(tape, x, w, None).unwrap(),
+    };
+    let (xv, wv) = (ramp(&device, [2, 5, 6, 3], 1), ramp(&device, [20, 3, 3, 3], 2));
+    let grads = |kinds: &[Option<usize>]| {
+        let mut tape = Tape::new(&device);
+        let (x, w) = (tape.leaf(xv.clone()), tape.leaf(wv.clone()));
+        let outs: Vec<Var> = kinds.iter().map(|&k| run(&mut tape, &x, &w, k)).collect();
+        let seeds: Vec<(&Var, Tensor)> = outs
+            .iter()
+            .map(|o| (o, ramp(&device, [o.shape()[0], o.shape()[1], o.shape()[2], o.shape()[3]], 3)))
+            .collect();
+        let g = tape.backward_from(&seeds).unwrap();
+        [g.of(&x).unwrap().to_f64().unwrap(), g.of(&w).unwrap().to_f64().unwrap()]
+    };
+    let kinds = [Some(1), Some(2), None];
+    let all = grads(&kinds);
+    let single: Vec<_> = kinds.iter().map(|&k| grads(&[k])).collect();
+    for i in 0..2 {
+        for j in 0..all[i].len() {
+            let sum: f64 = single.iter().map(|s| s[i][j]).sum();
+            assert!((all[i][j] - sum).abs() < 1e-4 * sum.abs().max(10.0), "gradient {i}[{j}]: {} != {sum}", all[i][j]);
+        }
+    }
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let device = Device::cpu();
+    let try_it = |x: [usize; 4], w: [usize; 4], bias: usize, p: Conv2dParams| -> Result<Var> {
+        let mut tape = Tape::new(&device);
+        let (x, w) = (tape.leaf(ramp(&device, x, 1)), tape.leaf(ramp(&device, w, 2)));
+        let b = Var::constant(Tensor::from_slice(&device, [bias], &vec![0f32; bias]).unwrap());
+        conv2d(&mut tape, &x, &w, Some(&b), p)
+    };
+    let p = Conv2dParams::new;
+    let message = |r: Result<Var>| r.err().expect("an error").to_string();
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 4], 2, p(1, 1))).contains("3 channels"));
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 5, p(1, 1))).contains("bias has shape 5"));
+    assert!(message(try_it([1, 2, 2, 3], [2, 5, 5, 3], 2, p(1, 1))).contains("does not fit"));
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(0, 1))).contains("stride 0"));
+    assert!(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(1, 1)).is_ok());
+}
+
+/// `cargo test --release --test conv2d -- --ignored --nocapture`: milliseconds and GFLOP/s (counted products) per shape
+/// and pass; RAYON_NUM_THREADS sets the threads.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let device = Device::cpu();
+    let conv = |x, k, stride| (x, k, Some(stride));
+    let shapes = [
+        ("3->16 @32", conv([200, 32, 32, 3], 16, 1)),
+        ("16->16 @32", conv([200, 32, 32, 16], 16, 1)),
+        ("16->32 s2", conv([200, 32, 32, 16], 32, 2)),
+        ("32->32 @16", conv([200, 16, 16, 32], 32, 1)),
+        ("32->64 s2", conv([200, 16, 16, 32], 64, 2)),
+        ("64->64 @8", conv([200, 8, 8, 64], 64, 1)),
+        ("64->3 @32 n16", conv([16, 32, 32, 64], 3, 1)),
+        ("up 128->128 @16 n16", ([16, 8, 8, 128], 128, None)),
+        ("up 128->64 @32 n16", ([16, 16, 16, 128], 64, None)),
+    ];
+    println!("{}", device.name());
+    let filter = std::env::var("SHAPE").unwrap_or_default();
+    for (name, (x, k, stride)) in shapes.into_iter().filter(|s| s.0.contains(&filter)) {
+        let (xv, wv) = (ramp(&device, x, 1), ramp(&device, [k, 3, 3, x[3]], 2));
+        let mut line = format!("{name:<20}");
+        let mut best = [f64::MAX; 3];
+        let mut flops = 0.0;
+        let start = Instant::now();
+        while start.elapsed().as_secs_f64() < 1.5 {
+            for (i, best) in best.iter_mut().enumerate() {
+                let mut tape = if i == 0 { Tape::inference(&device) } else { Tape::new(&device) };
+                let x = if i == 1 { tape.leaf(xv.clone()) } else { Var::constant(xv.clone()) };
+                let w = if i == 2 { tape.leaf(wv.clone()) } else { Var::constant(wv.clone()) };
+                let t = Instant::now();
+                let y = match stride {
+                    Some(s) => conv2d(&mut tape, &x, &w, None, Conv2dParams::new(s, 1)).unwrap(),
+                    None => upsample_conv2d(&mut tape, &x, &w, None).unwrap(),
+                };
+                let taps = if stride.is_some() { 9.0 } else { 4.0 };
+                flops = 2.0 * y.value.len() as f64 * taps * x.shape()[3] as f64;
+                if i == 0 {
+                    *best = best.min(t.elapsed().as_secs_f64());
+                } else {
+                    let dy = y.value.duplicate().unwrap();
+                    let t = Instant::now();
+                    tape.backward_from(&[(&y, dy)]).unwrap();
+                    *best = best.min(t.elapsed().as_secs_f64());
+                }
+            }
+        }
+        for (pass, best) in ["fprop", "dgrad", "wgrad"].iter().zip(best) {
+            line += &format!("  {pass} {:7.2} ms {:6.1}", best * 1e3, flops / best / 1e9);
+        }
+        println!("{line}");
+    }
+}
