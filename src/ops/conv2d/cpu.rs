@@ -364,3 +364,6 @@ pub(super) fn upsample_wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMo
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

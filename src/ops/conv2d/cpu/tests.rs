@@ -1,0 +1,76 @@
+//! Every instruction set of this CPU, not only the widest, against the definition in f64; NaN that must not spread.
+
+use super::super::plain;
+use super::*;
+
+fn ramp(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+fn wide(v: &[f32]) -> Vec<f64> {
+    v.iter().map(|&v| f64::from(v)).collect()
+}
+
+fn close(what: &str, got: &[f32], want: &[f64]) {
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(*g) - w).abs() < 1e-4, "{what}[{i}] = {g}, expected {w}");
+    }
+}
+
+fn geometry([n, h, w, c]: [usize; 4], [k, r, s]: [usize; 3], stride: usize, pad: usize) -> Geometry {
+    let p = super::super::Conv2dParams::new(stride, pad);
+    Geometry::new("conv2d", [n, h, w, c].into(), [k, r, s, c].into(), p).unwrap()
+}
+
+#[test]
+fn all_instruction_sets_agree_with_the_definition() {
+    let geometries = [
+        geometry([3, 7, 19, 16], [3, 3, 3], 1, 1),
+        geometry([1, 5, 7, 8], [2, 3, 3], 2, 1),
+        geometry([2, 9, 33, 3], [16, 3, 3], 1, 1),
+        geometry([2, 8, 10, 5], [37, 3, 3], 2, 1),
+        geometry([1, 6, 6, 50], [70, 1, 1], 2, 0),
+        geometry([2, 5, 4, 3], [4, 4, 2], 3, 2),
+        geometry([1, 4, 4, 32], [1, 1, 1], 1, 0),
+    ];
+    for isa in Isa::all() {
+        for g in &geometries {
+            let (x, w) = (ramp(g.n * g.h * g.w * g.c, 1), ramp(g.k * g.r * g.s * g.c, 2));
+            let (dy, bias) = (ramp(g.n * g.p * g.q * g.k, 3), ramp(g.k, 4));
+            let mut y = dy.clone();
+            let mut want = wide(&dy);
+            correlate(isa, &x, krsc(&w, g), Some(&bias), &mut y, GradMode::Overwrite, g);
+            plain::fprop(&wide(&x), &wide(&w), Some(&wide(&bias)), &mut want, g);
+            close(&format!("{isa:?} {g:?} y"), &y, &want);
+
+            let mut dx = x.clone();
+            let mut want = wide(&x);
+            transpose(isa, &dy, krsc(&w, g), None, &mut dx, GradMode::Accumulate, g);
+            plain::dgrad(&wide(&dy), &wide(&w), &mut want, GradMode::Accumulate, g);
+            close(&format!("{isa:?} {g:?} dx"), &dx, &want);
+
+            let mut want = wide(&w);
+            plain::wgrad(&wide(&x), &wide(&dy), &mut want, GradMode::Overwrite, g);
+            close(&format!("{isa:?} {g:?} dw"), &filter_gradient(isa, &x, &dy, g), &want);
+        }
+    }
+}
+
+/// A NaN reaches exactly the outputs whose windows hold it, whatever lies beside it in the scratch rows.
+#[test]
+fn nan_stays_in_its_window() {
+    for isa in Isa::all() {
+        for (c, k) in [(16, 3), (3, 16), (5, 2)] {
+            let g = geometry([1, 6, 9, c], [k, 3, 3], 1, 1);
+            let (mut x, w) = (ramp(g.h * g.w * c, 1), ramp(k * 9 * c, 2));
+            x[(2 * g.w + 4) * c] = f32::NAN;
+            let mut y = vec![0f32; g.p * g.q * k];
+            correlate(isa, &x, krsc(&w, &g), None, &mut y, GradMode::Overwrite, &g);
+            for (i, y) in y.iter().enumerate() {
+                let (p, q) = (i / k / g.q, i / k % g.q);
+                let touched = (1..=3).contains(&p) && (3..=5).contains(&q);
+                assert_eq!(y.is_nan(), touched, "{isa:?} c{c} k{k} output {p},{q}");
+            }
+        }
+    }
+}
