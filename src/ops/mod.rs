@@ -26,6 +26,7 @@ registry! {
     elementwise,
     embedding,
     fake_quant,
+    linear,
     loss,
     observe,
     pool,
