@@ -40,7 +40,10 @@ fn main() {
     let mut shipped = read("kernels");
     shipped.extend(read("kernels/emu/selftest"));
     let planted = read("kernels/emu/planted");
-    check_unique(shipped.iter().chain(&planted));
+    // Without a preprocessor, kernels that macros define are not told apart; nothing is compiled then either.
+    if preprocessor.is_some() {
+        check_unique(shipped.iter().chain(&planted));
+    }
 
     let (plain, checking) = if emulate {
         let cxx = preprocessor.expect(
