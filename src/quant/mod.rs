@@ -1,9 +1,15 @@
 //! What quantization means: the one rounding rule, settings, scale and zero point, packing. No tensors, no devices:
 //! the ops build on this floor.
 
+mod pack;
+mod qparams;
 mod rule;
+mod spec;
 
+pub use pack::{pack_int4, unpack_int4};
+pub use qparams::QParams;
 pub use rule::{Affine, RoundEven};
+pub use spec::QuantSpec;
 
 /// What shares one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
