@@ -19,6 +19,7 @@ macro_rules! registry {
 registry! {
     accuracy,
     activation,
+    attention_map,
     batch_norm,
     bn_stats_loss,
     channel_stats,
@@ -31,6 +32,7 @@ registry! {
     observe,
     pool,
     random,
+    range_search,
     reshape,
     shortcut,
     upsample,
