@@ -1,1 +1,5 @@
-fn main() {}
+//! The `ghostbit` binary.
+
+fn main() -> std::process::ExitCode {
+    ghostbit::cli::main()
+}

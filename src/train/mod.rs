@@ -1,3 +1,18 @@
-//! The training loop and what it writes.
+//! The one loop: generator step, student step, calibration, checkpoints, evaluation.
 
+mod calibrate;
+mod checkpoint;
+mod evaluate;
+mod generator_step;
+mod images;
 pub mod log;
+mod run;
+mod student_step;
+mod supervised;
+
+pub use evaluate::{Accuracy, evaluate};
+pub use generator_step::{GeneratorLosses, GeneratorStep, bn_stats_loss_of};
+pub use images::ImagePool;
+pub use run::{Event, QuantizeRun, TestSet, Summary, Tally};
+pub use student_step::{StudentLosses, StudentStep};
+pub use supervised::{SupervisedConfig, SupervisedEpoch, train_supervised};

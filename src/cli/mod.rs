@@ -1,0 +1,90 @@
+//! The command line: parse, run, report. No arithmetic.
+
+mod bench;
+mod eval;
+mod inspect;
+mod network;
+mod quantize;
+mod train;
+
+use crate::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Quantizes a pretrained CNN to 2..8 bits without any data.
+#[derive(Parser)]
+#[command(name = "ghostbit", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// cpu, cuda, cuda:INDEX or auto
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// CPU threads; all cores when 0
+    #[arg(long, global = true, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Quantize a network without data (the main job)
+    Quantize(quantize::Args),
+    /// Accuracy of a float or quantized checkpoint
+    Eval(eval::Args),
+    /// Supervised training on labelled images
+    Train(train::Args),
+    /// Print a network, its quantizers and its op table
+    Inspect(inspect::Args),
+    /// Time one training iteration
+    Bench(bench::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if cli.threads > 0 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global();
+        pool.map_err(|e| crate::Error::config("--threads", e.to_string()))?;
+    }
+    let (device, why) = crate::device::Device::open(&cli.device)?;
+    match cli.command {
+        Command::Quantize(a) => quantize::run(a, &device, &why),
+        Command::Eval(a) => eval::run(a, &device, &why),
+        Command::Train(a) => train::run(a, &device, &why),
+        Command::Inspect(a) => inspect::run(a),
+        Command::Bench(a) => bench::run(a, &device),
+    }
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| crate::Error::config("Ctrl-C handler", e.to_string()))?;
+    Ok(flag)
+}
+
+/// Peak resident memory of this process in MiB (Linux; 0 elsewhere).
+fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1)).and_then(|v| v.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}

@@ -1,0 +1,297 @@
+//! `ghostbit quantize`: the main job.
+
+use super::network::{NetworkArgs, QUANT_KEY, test_sets};
+use crate::data::Normalization;
+use crate::device::Device;
+use crate::methods::Recipe;
+use crate::report::curves::{Series, curves};
+use crate::report::png::save_grid;
+use crate::report::table::Table;
+use crate::tensor::io::replace_file;
+use crate::train::log::{MetricsLog, write_json};
+use crate::train::{Accuracy, Event, QuantizeRun, Summary, Tally, TestSet};
+use crate::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Test set for the report: cifar10:FILE, idx:IMAGES,LABELS, builtin:test; may be repeated. Never trained on
+    #[arg(long = "eval")]
+    sets: Vec<String>,
+    /// Recipe: default, gdfq, or a .toml file
+    #[arg(long, default_value = "default")]
+    method: String,
+    /// Change one key of the recipe, e.g. student.lr=1e-4; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Bits of weights
+    #[arg(long)]
+    wbits: Option<u8>,
+    /// Bits of activations
+    #[arg(long)]
+    abits: Option<u8>,
+    /// Images per iteration
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Iterations, warm-up included
+    #[arg(long)]
+    iters: Option<u64>,
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run folder [default: runs/ARCH-METHOD-wWaA-sSEED]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Continue the run in this folder
+    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "batch", "iters", "seed"])]
+    resume: Option<PathBuf>,
+    /// Write a checkpoint every N iterations (0: only on Ctrl-C)
+    #[arg(long, default_value_t = 200)]
+    checkpoint_every: u64,
+    /// Print the resolved recipe and stop
+    #[arg(long)]
+    show_recipe: bool,
+    /// Print summary.json instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a run folder records about how it was made; enough to resume.
+#[derive(Serialize, Deserialize)]
+struct RunConfig {
+    ghostbit: String,
+    arch: String,
+    model: Option<PathBuf>,
+    classes: usize,
+    eval: Vec<String>,
+    recipe: Recipe,
+}
+
+pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
+    let start = Instant::now();
+    let (config, folder) = resolve(&args)?;
+    if args.show_recipe {
+        print!("{}", config.recipe.to_toml());
+        return Ok(());
+    }
+    let network = NetworkArgs { arch: config.arch.clone(), model: config.model.clone(), classes: config.classes };
+    let sets = test_sets(&config.eval, &network)?;
+    let teacher = network.load(device)?;
+    let mut run = QuantizeRun::new(device, teacher, Normalization::CIFAR, config.recipe.clone())?;
+    let metrics = folder.join("metrics.jsonl");
+    let log = if args.resume.is_some() {
+        run.resume(&folder)?;
+        MetricsLog::resume(&metrics, run.it + 1)?
+    } else {
+        prepare(&folder)?;
+        replace_file(folder.join("config.toml"), to_toml(&config)?.as_bytes())?;
+        MetricsLog::create(&metrics)?
+    };
+    if !args.json {
+        let r = &config.recipe;
+        println!("{} ({}) -> W{}A{}, recipe {}", config.arch, network.origin(), r.wbits, r.abits, r.name);
+        println!("device {}: {why}", device.name());
+    }
+    let stop = super::interrupt_flag()?;
+    let mut display = Display::new(&config.recipe, log, run.it, &sets, args.json)?;
+    let summary = run.run(&sets, &folder, args.checkpoint_every, &stop, &mut |e| display.on(e))?;
+    display.bar.finish_and_clear();
+    save_grid(folder.join("samples.png"), &run.samples(64)?, &Normalization::CIFAR)?;
+    display.plot(&folder)?;
+    let document = document(&summary, &sets, &config, start.elapsed().as_secs_f64(), device, why);
+    let selected = run.into_selected()?;
+    let mut file = selected.to_checkpoint()?;
+    let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
+    file.metadata.insert(QUANT_KEY.into(), spec);
+    file.save(folder.join("quantized.safetensors"))?;
+    write_json(folder.join("summary.json"), &document)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&document).expect("plain data"));
+    } else {
+        print_table(&summary, &sets);
+        let (seconds, rss) = (start.elapsed().as_secs_f64(), super::peak_rss_mib());
+        println!("{seconds:.0} s, peak memory {rss:.0} MiB, device {} ({why})", device.name());
+        println!("run folder {}", folder.display());
+    }
+    Ok(())
+}
+
+fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
+    if let Some(folder) = &args.resume {
+        let path = folder.join("config.toml");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+        let config: RunConfig = toml::from_str(&text).map_err(|e| Error::file(&path, e))?;
+        return Ok((config, folder.clone()));
+    }
+    let mut recipe = Recipe::load(&args.method)?;
+    // --iters alone keeps the recipe's share of warm-up only when it still fits; a shorter run warms up for less.
+    for assignment in &args.set {
+        recipe.set(assignment)?;
+    }
+    recipe.wbits = args.wbits.unwrap_or(recipe.wbits);
+    recipe.abits = args.abits.unwrap_or(recipe.abits);
+    recipe.batch = args.batch.unwrap_or(recipe.batch);
+    recipe.seed = args.seed.unwrap_or(recipe.seed);
+    if let Some(iters) = args.iters {
+        recipe.iters = iters;
+        recipe.warmup = recipe.warmup.min(iters);
+    }
+    recipe.validate()?;
+    let name =
+        format!("{}-{}-w{}a{}-s{}", args.network.arch, recipe.name, recipe.wbits, recipe.abits, recipe.seed);
+    let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    let config = RunConfig {
+        ghostbit: env!("CARGO_PKG_VERSION").into(),
+        arch: args.network.arch.clone(),
+        model: args.network.model.clone(),
+        classes: args.network.classes,
+        eval: args.sets.clone(),
+        recipe,
+    };
+    Ok((config, folder))
+}
+
+fn to_toml(config: &RunConfig) -> Result<String> {
+    toml::to_string(config).map_err(|e| Error::config("config.toml", e.to_string()))
+}
+
+/// Makes the run folder and checks that it can be written before any work is done.
+fn prepare(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::file(folder, format!("cannot be created: {e}; choose another --out")))
+}
+
+/// Progress bar, metrics file, and the points of the final plot.
+struct Display {
+    bar: ProgressBar,
+    log: MetricsLog,
+    sets: Vec<String>,
+    generator: [Vec<(f64, f64)>; 2],
+    student: Vec<(f64, f64)>,
+    accuracy: Vec<Vec<(f64, f64)>>,
+    quiet: bool,
+}
+
+impl Display {
+    fn new(recipe: &Recipe, log: MetricsLog, it: u64, sets: &[TestSet], quiet: bool) -> Result<Self> {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(recipe.iters) };
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} of about {duration}  {msg}");
+        bar.set_style(style.map_err(|e| Error::config("progress bar", e.to_string()))?);
+        bar.set_position(it);
+        bar.reset_eta();
+        Ok(Self {
+            bar,
+            log,
+            sets: sets.iter().map(|s| s.name.clone()).collect(),
+            generator: [Vec::new(), Vec::new()],
+            student: Vec::new(),
+            accuracy: vec![Vec::new(); sets.len()],
+            quiet,
+        })
+    }
+
+    fn on(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Generator { it, losses: l } => {
+                self.bar.set_position(it);
+                self.bar.set_message(format!("generator {:.3}  BNS {:.3}", l.total, l.bn_stats));
+                self.generator[0].push((it as f64, f64::from(l.ce)));
+                self.generator[1].push((it as f64, f64::from(l.bn_stats)));
+                self.log.write(&json!({"step": it, "generator_loss": l.total, "ce": l.ce, "bn_stats": l.bn_stats}))
+            }
+            Event::Images { done, of, loss } => {
+                self.bar.set_message(format!("images, batch {done}/{of}, loss {loss:.3}"));
+                self.log.write(&json!({"image_batch": done, "loss": loss}))
+            }
+            Event::Student { it, losses: l } => {
+                self.bar.set_position(it);
+                self.bar.set_message(format!("student {:.4}", l.total));
+                self.student.push((it as f64, f64::from(l.total)));
+                self.log.write(&json!({"step": it, "student_loss": l.total, "ce": l.ce, "kl": l.kl}))
+            }
+            Event::Evaluated { tally, phase } => {
+                for (points, a) in self.accuracy.iter_mut().zip(&tally.accuracy) {
+                    points.push((tally.it as f64, a.top1()));
+                }
+                if !self.quiet {
+                    self.bar.suspend(|| println!("{}", line(tally, phase)));
+                }
+                let top1: serde_json::Map<String, serde_json::Value> =
+                    self.sets.iter().cloned().zip(tally.accuracy.iter().map(|a| json!(a.top1()))).collect();
+                self.log.write(&json!({"step": tally.it, "phase": phase, "top1": top1,
+                    "agreement": tally.agreement, "divergence": tally.divergence}))
+            }
+        }
+    }
+
+    fn plot(&self, folder: &Path) -> Result<()> {
+        let mut panels = vec![(
+            "generator".to_string(),
+            vec![Series::new("CE", self.generator[0].clone()), Series::new("BNS", self.generator[1].clone())],
+        )];
+        if !self.student.is_empty() {
+            panels.push(("student".into(), vec![Series::new("loss", self.student.clone())]));
+        }
+        if self.accuracy.iter().any(|a| !a.is_empty()) {
+            let series = self.sets.iter().zip(&self.accuracy).map(|(n, a)| Series::new(short(n), a.clone())).collect();
+            panels.push(("top-1 %".into(), series));
+        }
+        panels.retain(|(_, series)| series.iter().any(|s| !s.points.is_empty()));
+        if panels.is_empty() { Ok(()) } else { curves(folder.join("curves.png"), &panels) }
+    }
+}
+
+fn short(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+fn line(t: &Tally, phase: &str) -> String {
+    let top1: Vec<String> = t.accuracy.iter().map(|a| format!("{:.2} %", a.top1())).collect();
+    let (agreement, top1) = (100.0 * t.agreement, top1.join("  "));
+    format!("{:>6}  {phase:<10}  top-1 {top1}  agreement {agreement:.1} %  divergence {:.4}", t.it, t.divergence)
+}
+
+fn document(
+    s: &Summary,
+    sets: &[TestSet],
+    config: &RunConfig,
+    seconds: f64,
+    device: &Device,
+    why: &str,
+) -> serde_json::Value {
+    let by_set = |a: &[Accuracy]| -> serde_json::Value {
+        sets.iter().zip(a).map(|(s, a)| (s.name.clone(), json!(a.top1()))).collect::<serde_json::Map<_, _>>().into()
+    };
+    json!({
+        "ghostbit": config.ghostbit, "arch": config.arch, "model": config.model, "recipe": config.recipe,
+        "fp_top1": by_set(&s.fp), "ptq_top1": by_set(&s.ptq.accuracy), "last_top1": by_set(&s.last.accuracy),
+        "selected_top1": by_set(&s.selected.accuracy), "selected_step": s.selected.it,
+        "selected_agreement": s.selected.agreement, "selected_divergence": s.selected.divergence,
+        "best_top1": by_set(&s.best),
+        "seconds": seconds, "peak_rss_mib": super::peak_rss_mib(), "device": device.name(), "device_reason": why,
+    })
+}
+
+fn print_table(s: &Summary, sets: &[TestSet]) {
+    let mut table = Table::new(["test set", "full precision", "calibrated only", "last", "selected", "best on test*"]);
+    for (i, set) in sets.iter().enumerate() {
+        let cell = |a: &[Accuracy]| a.get(i).map_or("-".into(), |a| format!("{:.2} %", a.top1()));
+        let best = cell(&s.best);
+        table.row([
+            short(&set.name).to_string(),
+            cell(&s.fp),
+            cell(&s.ptq.accuracy),
+            cell(&s.last.accuracy),
+            cell(&s.selected.accuracy),
+            best,
+        ]);
+    }
+    println!("{table}");
+    println!("selected: step {} by smallest divergence from the teacher on synthetic images", s.selected.it);
+    println!("* chosen on the test set, as papers report it; for comparison only");
+}

@@ -1,0 +1,72 @@
+//! `ghostbit train`: supervised training, which made the built-in teacher.
+
+use super::network::{NetworkArgs, check_images};
+use crate::data::{Dataset, Normalization};
+use crate::device::Device;
+use crate::train::{SupervisedConfig, train_supervised};
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Training images
+    #[arg(long, default_value = "builtin:train")]
+    data: String,
+    /// Test images, for reporting after each epoch
+    #[arg(long, default_value = "builtin:test")]
+    eval: String,
+    #[arg(long, default_value_t = 20)]
+    epochs: u64,
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    #[arg(long, default_value_t = 0.1)]
+    lr: f32,
+    #[arg(long, default_value_t = 5e-4)]
+    weight_decay: f32,
+    /// Random crop: pixels of padding
+    #[arg(long, default_value_t = 2)]
+    crop: usize,
+    /// Random horizontal flip
+    #[arg(long)]
+    flip: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Start from the weights of --model instead of random ones
+    #[arg(long)]
+    resume_weights: bool,
+    /// Where the checkpoint goes
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
+    if !(args.lr.is_finite() && args.lr > 0.0) {
+        return Err(Error::config("--lr", format!("{} must be finite and positive", args.lr)));
+    }
+    println!("device {} ({why})", device.name());
+    let data = Dataset::open(&args.data)?;
+    let test = Dataset::open(&args.eval)?;
+    check_images("--data", &args.data, &data, args.network.classes)?;
+    check_images("--eval", &args.eval, &test, args.network.classes)?;
+    let mut network = if args.resume_weights { args.network.load(device)? } else { args.network.fresh(device, args.seed)? };
+    let config = SupervisedConfig {
+        epochs: args.epochs,
+        batch: args.batch,
+        lr: args.lr,
+        weight_decay: args.weight_decay,
+        crop: args.crop,
+        flip: args.flip,
+        seed: args.seed,
+    };
+    let start = std::time::Instant::now();
+    train_supervised(&mut network, &data, &test, &Normalization::CIFAR, &config, |e| {
+        let s = start.elapsed().as_secs_f64();
+        println!("epoch {:>3}  loss {:.4}  lr {:.4}  test {:.2} %  {s:.0} s", e.epoch, e.loss, e.lr, e.test.top1());
+        Ok(())
+    })?;
+    network.to_checkpoint()?.save(&args.out)?;
+    println!("wrote {}", args.out.display());
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! The one executor: runs any graph on a tape and hands out taps.
+
+use super::{Network, NodeId, NodeKind, WeightQuant};
+use crate::autograd::{Tape, Var};
+use crate::ops::activation::activation;
+use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
+use crate::ops::channel_stats::channel_stats;
+use crate::ops::conv2d::{conv2d, upsample_conv2d};
+use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
+use crate::ops::observe::{self, EmaForm};
+use crate::ops::{elementwise, embedding, linear, pool, range_search, reshape, shortcut};
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// Batch normalisation's mode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// Running statistics.
+    Eval,
+    /// Statistics of the batch; running buffers untouched (a generator, or a teacher being probed).
+    Batch,
+    /// Statistics of the batch, running buffers updated with this momentum (supervised training).
+    Train { momentum: f32 },
+}
+
+/// What happens to activation ranges in this forward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RangeMode {
+    /// Use the stored ranges.
+    Frozen,
+    /// Observe minimum and maximum, update the moving average, use the result.
+    TrackMinMax(EmaForm),
+    /// Search the range of least squared error, update the moving average, use the result.
+    TrackSearch(EmaForm),
+}
+
+/// How to run a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    pub mode: Mode,
+    pub ranges: RangeMode,
+    /// Weight ranges recomputed as min/max of the current weight, as GDFQ does; else the stored ones.
+    pub weight_min_max: bool,
+    pub ste: Ste,
+    /// Skip all fake quantization: the float network.
+    pub float: bool,
+}
+
+impl Forward {
+    /// Eval-mode batch norm, frozen ranges, identity straight-through gradients.
+    pub fn eval() -> Self {
+        Self { mode: Mode::Eval, ranges: RangeMode::Frozen, weight_min_max: false, ste: Ste::Identity, float: false }
+    }
+    /// Batch-statistics normalisation without side effects.
+    pub fn batch() -> Self {
+        Self { mode: Mode::Batch, ..Self::eval() }
+    }
+    /// Supervised training.
+    pub fn train() -> Self {
+        Self { mode: Mode::Train { momentum: 0.1 }, ..Self::eval() }
+    }
+}
+
+/// What a caller wants to see besides the output.
+#[derive(Clone, Debug, Default)]
+pub struct Taps {
+    /// Mean and biased variance of every batch-norm input.
+    pub bn_stats: bool,
+    /// Outputs of these nodes.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Batch statistics of one batch norm's input.
+pub struct BnStatistics {
+    pub node: NodeId,
+    pub mean: Var,
+    pub var: Var,
+}
+
+/// Result of a forward pass.
+pub struct Outputs {
+    pub output: Var,
+    pub bn_stats: Vec<BnStatistics>,
+    /// In the order asked for.
+    pub taps: Vec<Var>,
+}
+
+impl Network {
+    /// Runs the network on `inputs` (one per graph input). Parameters of trained stores receive gradients.
+    pub fn forward(&mut self, tape: &mut Tape, inputs: &[Var], how: Forward, taps: &Taps) -> Result<Outputs> {
+        let graph = self.graph.clone();
+        if inputs.len() != graph.inputs.len() {
+            let detail = format!("{} inputs expected, {} given", graph.inputs.len(), inputs.len());
+            return Err(Error::network(&graph.name, detail));
+        }
+        // A value is dropped after its last use, so that activations nobody saved do not pile up.
+        let mut last_use = vec![0; graph.nodes.len()];
+        for (id, node) in graph.nodes.iter().enumerate() {
+            for &i in &node.inputs {
+                last_use[i] = id;
+            }
+        }
+        for &t in &taps.nodes {
+            last_use[t] = usize::MAX;
+        }
+        let output = graph.nodes.len() - 1;
+        last_use[output] = usize::MAX;
+
+        let mut values: Vec<Option<Var>> = vec![None; graph.nodes.len()];
+        let mut bn_stats = Vec::new();
+        for (id, node) in graph.nodes.iter().enumerate() {
+            let arg = |i: usize| values[node.inputs[i]].clone().expect("inputs are alive until their last use");
+            let y = match &node.kind {
+                NodeKind::Input { index } => inputs[*index].clone(),
+                NodeKind::BatchNorm { mean, var, .. } => {
+                    let x = arg(0);
+                    if taps.bn_stats {
+                        let (mean, var) = channel_stats(tape, &x)?;
+                        bn_stats.push(BnStatistics { node: id, mean, var });
+                    }
+                    let (mean, var) = (self.buffers[mean].clone(), self.buffers[var].clone());
+                    self.batch_norm(tape, &x, &node.kind, mean, var, how.mode)?
+                }
+                NodeKind::FakeQuant { bits } => {
+                    let x = arg(0);
+                    if how.float { x } else { self.quantize_activation(tape, &x, &node.name, *bits, how)? }
+                }
+                kind => {
+                    let args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
+                    self.plain(tape, kind, &args, how)?
+                }
+            };
+            values[id] = Some(y);
+            for &i in &node.inputs {
+                if last_use[i] == id {
+                    values[i] = None;
+                }
+            }
+        }
+        let take = |id: NodeId| values[id].clone().expect("taps are alive");
+        Ok(Outputs { output: take(output), bn_stats, taps: taps.nodes.iter().map(|&t| take(t)).collect() })
+    }
+
+    fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], how: Forward) -> Result<Var> {
+        let bias = |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.params.var(tape, b)).transpose();
+        match kind {
+            NodeKind::Conv2d { weight, bias: b, params, quant } => {
+                let w = self.weight(tape, weight, *quant, how)?;
+                let b = bias(tape, b)?;
+                conv2d(tape, &x[0], &w, b.as_ref(), *params)
+            }
+            NodeKind::UpsampleConv2d { weight, bias: b } => {
+                let w = self.params.var(tape, weight)?;
+                let b = bias(tape, b)?;
+                upsample_conv2d(tape, &x[0], &w, b.as_ref())
+            }
+            NodeKind::Linear { weight, bias: b, quant } => {
+                let w = self.weight(tape, weight, *quant, how)?;
+                let b = bias(tape, b)?;
+                linear::linear(tape, &x[0], &w, b.as_ref())
+            }
+            NodeKind::Activation(kind) => activation(tape, &x[0], *kind),
+            NodeKind::Add => elementwise::add(tape, &x[0], &x[1]),
+            NodeKind::Mul => elementwise::mul(tape, &x[0], &x[1]),
+            NodeKind::ShortcutA { stride, c_out } => shortcut::shortcut_a(tape, &x[0], *stride, *c_out),
+            NodeKind::GlobalAvgPool => pool::global_avg_pool(tape, &x[0]),
+            NodeKind::MaxPool { k, stride, pad } => pool::max_pool(tape, &x[0], *k, *stride, *pad),
+            NodeKind::AvgPool { k, stride, pad } => pool::avg_pool(tape, &x[0], *k, *stride, *pad),
+            NodeKind::Embedding { table } => {
+                let table = self.params.var(tape, table)?;
+                embedding::embedding(tape, &table, &x[0].value)
+            }
+            NodeKind::Reshape { shape } => {
+                let n = x[0].shape()[0];
+                reshape::reshape(tape, &x[0], crate::tensor::Shape::new(&[&[n], &shape[..]].concat()))
+            }
+            NodeKind::Input { .. } | NodeKind::BatchNorm { .. } | NodeKind::FakeQuant { .. } => {
+                unreachable!("handled by forward")
+            }
+        }
+    }
+
+    fn batch_norm(
+        &self,
+        tape: &mut Tape,
+        x: &Var,
+        kind: &NodeKind,
+        mean: crate::tensor::Tensor,
+        var: crate::tensor::Tensor,
+        mode: Mode,
+    ) -> Result<Var> {
+        let NodeKind::BatchNorm { gamma, beta, eps, .. } = kind else { unreachable!("called for batch norms") };
+        let gamma = gamma.as_ref().map(|g| self.params.var(tape, g)).transpose()?;
+        let beta = beta.as_ref().map(|b| self.params.var(tape, b)).transpose()?;
+        let (gamma, beta) = (gamma.as_ref(), beta.as_ref());
+        match mode {
+            Mode::Eval => batch_norm_eval(tape, x, gamma, beta, &mean, &var, *eps),
+            Mode::Batch => batch_norm_train(tape, x, gamma, beta, None, *eps),
+            Mode::Train { momentum } => {
+                batch_norm_train(tape, x, gamma, beta, Some(Running { mean, var, momentum }), *eps)
+            }
+        }
+    }
+
+    /// A weight as the network uses it: fake-quantized per output channel if the node says so.
+    fn weight(&self, tape: &mut Tape, name: &str, quant: Option<WeightQuant>, how: Forward) -> Result<Var> {
+        let w = self.params.var(tape, name)?;
+        let Some(q) = quant.filter(|_| !how.float) else { return Ok(w) };
+        let spec = FakeQuantSpec { bits: q.bits, axis: Axis::Outer, ste: how.ste };
+        if how.weight_min_max {
+            let (lo, hi) = observe::min_max(&w.value, Axis::Outer)?;
+            return fake_quant(tape, &w, &Var::constant(lo), &Var::constant(hi), spec);
+        }
+        let lo = self.ranges.var(tape, &format!("{name}.lo"))?;
+        let hi = self.ranges.var(tape, &format!("{name}.hi"))?;
+        fake_quant(tape, &w, &lo, &hi, spec)
+    }
+
+    fn quantize_activation(&mut self, tape: &mut Tape, x: &Var, name: &str, bits: u8, how: Forward) -> Result<Var> {
+        debug_assert_eq!(x.dtype(), DType::F32);
+        match how.ranges {
+            RangeMode::Frozen => {}
+            RangeMode::TrackMinMax(form) => {
+                let (lo, hi) = observe::min_max(&x.value, Axis::Tensor)?;
+                self.track(name, &lo, &hi, form)?;
+            }
+            RangeMode::TrackSearch(form) => {
+                let (lo, hi) = range_search::range_search(&x.value, bits, Axis::Tensor)?;
+                self.track(name, &lo, &hi, form)?;
+            }
+        }
+        let lo = self.ranges.var(tape, &format!("{name}.lo"))?;
+        let hi = self.ranges.var(tape, &format!("{name}.hi"))?;
+        fake_quant(tape, x, &lo, &hi, FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste })
+    }
+}

@@ -1,0 +1,273 @@
+//! A network as data: nodes in topological order, named parameters and buffers. Models build one, passes rewrite one,
+//! one executor runs it on the tape. Nothing else in the project knows what a ResNet is.
+
+mod exec;
+mod import;
+mod network;
+pub mod passes;
+mod store;
+
+pub use exec::{BnStatistics, Forward, Mode, Outputs, RangeMode, Taps};
+pub use network::Network;
+pub use store::ParamStore;
+
+use crate::ops::activation::Activation;
+use crate::ops::conv2d::Conv2dParams;
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+/// Index of a node in its graph.
+pub type NodeId = usize;
+
+/// What a node computes. Names refer to parameters and buffers of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeKind {
+    /// The `index`-th input of the network.
+    Input { index: usize },
+    /// `n h w c` -> `n p q k`; weight `k r s c`.
+    Conv2d { weight: String, bias: Option<String>, params: Conv2dParams, quant: Option<WeightQuant> },
+    /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
+    UpsampleConv2d { weight: String, bias: Option<String> },
+    /// Channel-last batch normalisation; without `gamma`/`beta` it is affine-free. `mean`/`var` are buffers.
+    BatchNorm { gamma: Option<String>, beta: Option<String>, mean: String, var: String, eps: f32 },
+    Activation(Activation),
+    Add,
+    Mul,
+    /// Parameter-free residual shortcut of CIFAR ResNets: subsample and pad channels with zeros.
+    ShortcutA { stride: usize, c_out: usize },
+    GlobalAvgPool,
+    MaxPool { k: usize, stride: usize, pad: usize },
+    AvgPool { k: usize, stride: usize, pad: usize },
+    /// `n c` -> `n k`; weight `k c`.
+    Linear { weight: String, bias: Option<String>, quant: Option<WeightQuant> },
+    Embedding { table: String },
+    /// Per-sample shape; the batch dimension stays.
+    Reshape { shape: Vec<usize> },
+    /// Activation quantizer, per tensor.
+    FakeQuant { bits: u8 },
+}
+
+/// Fake quantization of a weight, per output channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightQuant {
+    pub bits: u8,
+}
+
+impl NodeKind {
+    /// The op's name, as in tables.
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Input { .. } => "input",
+            Self::Conv2d { .. } => "conv2d",
+            Self::UpsampleConv2d { .. } => "upsample_conv2d",
+            Self::BatchNorm { .. } => "batch_norm",
+            Self::Activation(Activation::Relu) => "relu",
+            Self::Activation(Activation::LeakyRelu(_)) => "leaky_relu",
+            Self::Activation(Activation::Tanh) => "tanh",
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::ShortcutA { .. } => "shortcut",
+            Self::GlobalAvgPool => "global_avg_pool",
+            Self::MaxPool { .. } => "max_pool",
+            Self::AvgPool { .. } => "avg_pool",
+            Self::Linear { .. } => "linear",
+            Self::Embedding { .. } => "embedding",
+            Self::Reshape { .. } => "reshape",
+            Self::FakeQuant { .. } => "fake_quant",
+        }
+    }
+}
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub kind: NodeKind,
+    pub inputs: Vec<NodeId>,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Uniform in `[-bound, bound)`.
+    Uniform {
+        bound: f32,
+    },
+    Normal {
+        std: f32,
+    },
+}
+
+/// A trainable tensor.
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    pub name: String,
+    pub shape: Shape,
+    pub init: Init,
+}
+
+/// A tensor that is state, not trained (running statistics).
+#[derive(Clone, Debug)]
+pub struct BufferSpec {
+    pub name: String,
+    pub shape: Shape,
+    pub value: f32,
+}
+
+/// What an input of the network is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InputKind {
+    /// f32 with this per-sample shape.
+    Real(Vec<usize>),
+    /// One I32 label per sample, in `0..classes`.
+    Label { classes: usize },
+}
+
+/// A network: structure only. Values live in [`Network`].
+#[derive(Clone, Debug)]
+pub struct Graph {
+    pub name: String,
+    pub inputs: Vec<InputKind>,
+    pub nodes: Vec<Node>,
+    pub params: Vec<ParamSpec>,
+    pub buffers: Vec<BufferSpec>,
+    /// The last node is the output.
+    pub classes: usize,
+}
+
+impl Graph {
+    pub fn new(name: impl Into<String>, classes: usize) -> Self {
+        Self {
+            name: name.into(),
+            inputs: Vec::new(),
+            nodes: Vec::new(),
+            params: Vec::new(),
+            buffers: Vec::new(),
+            classes,
+        }
+    }
+
+    /// The smallest network that can be quantized, to check settings without a real one.
+    pub(crate) fn probe() -> Self {
+        let mut g = Self::new("probe", 2);
+        let x = g.input("x", InputKind::Real(vec![2]));
+        let weight = g.param("weight", &[2, 2], Init::Zeros);
+        g.push("linear", NodeKind::Linear { weight, bias: None, quant: None }, &[x]);
+        g
+    }
+
+    /// Appends a node; its inputs must exist already, which keeps the order topological.
+    pub fn push(&mut self, name: impl Into<String>, kind: NodeKind, inputs: &[NodeId]) -> NodeId {
+        assert!(inputs.iter().all(|&i| i < self.nodes.len()), "a node's inputs come before it");
+        self.nodes.push(Node { name: name.into(), kind, inputs: inputs.to_vec() });
+        self.nodes.len() - 1
+    }
+
+    /// Appends an input node.
+    pub fn input(&mut self, name: impl Into<String>, kind: InputKind) -> NodeId {
+        self.inputs.push(kind);
+        let index = self.inputs.len() - 1;
+        self.push(name, NodeKind::Input { index }, &[])
+    }
+
+    /// Declares a parameter and returns its name.
+    pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> String {
+        let name = name.into();
+        self.params.push(ParamSpec { name: name.clone(), shape: shape.into(), init });
+        name
+    }
+
+    /// Declares a buffer and returns its name.
+    pub fn buffer(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> String {
+        let name = name.into();
+        self.buffers.push(BufferSpec { name: name.clone(), shape: shape.into(), value });
+        name
+    }
+
+    /// Node of that name, or an error naming the graph and the closest node.
+    pub fn node(&self, name: &str) -> Result<NodeId> {
+        self.nodes
+            .iter()
+            .position(|n| n.name == name)
+            .ok_or_else(|| Error::network(&self.name, format!("no node '{name}'; see `ghostbit inspect`")))
+    }
+
+    /// Shape of every node's output for a batch of `n`, by the ops' own rules.
+    pub fn shapes(&self, n: usize) -> Result<Vec<Shape>> {
+        let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let x = node.inputs.first().map(|&i| shapes[i]);
+            let wrong = |what: &str| {
+                Error::network(&self.name, format!("node '{}' ({}): {what}", node.name, node.kind.op()))
+            };
+            let of = |name: &String| {
+                self.params.iter().find(|p| &p.name == name).map(|p| p.shape).ok_or_else(|| wrong("unknown parameter"))
+            };
+            let image = |x: Option<Shape>| match x {
+                Some(s) if s.len() == 4 => Ok([s[0], s[1], s[2], s[3]]),
+                _ => Err(wrong("expects an n h w c input")),
+            };
+            let window = |d: usize, k: usize, stride: usize, pad: usize| match (d + 2 * pad).checked_sub(k) {
+                Some(rest) if stride > 0 => Ok(rest / stride + 1),
+                _ => Err(wrong(&format!("a window of {k} does not fit in {d} with padding {pad}"))),
+            };
+            shapes.push(match &node.kind {
+                NodeKind::Input { index } => match &self.inputs[*index] {
+                    InputKind::Real(s) => Shape::new(&[&[n], &s[..]].concat()),
+                    InputKind::Label { .. } => Shape::new(&[n]),
+                },
+                NodeKind::Conv2d { weight, params, .. } => {
+                    let ([n, h, w, c], f) = (image(x)?, of(weight)?);
+                    if f.len() != 4 || f[3] != c {
+                        return Err(wrong(&format!("filter {f} does not fit {c} input channels")));
+                    }
+                    let reach = |k: usize| (k - 1) * params.dilation + 1;
+                    let p = window(h, reach(f[1]), params.stride, params.pad)?;
+                    let q = window(w, reach(f[2]), params.stride, params.pad)?;
+                    [n, p, q, f[0]].into()
+                }
+                NodeKind::UpsampleConv2d { weight, .. } => {
+                    let [n, h, w, _] = image(x)?;
+                    [n, 2 * h, 2 * w, of(weight)?[0]].into()
+                }
+                NodeKind::MaxPool { k, stride, pad } | NodeKind::AvgPool { k, stride, pad } => {
+                    let [n, h, w, c] = image(x)?;
+                    [n, window(h, *k, *stride, *pad)?, window(w, *k, *stride, *pad)?, c].into()
+                }
+                NodeKind::ShortcutA { stride, c_out } => {
+                    let [n, h, w, _] = image(x)?;
+                    [n, h.div_ceil(*stride), w.div_ceil(*stride), *c_out].into()
+                }
+                NodeKind::GlobalAvgPool => {
+                    let [n, _, _, c] = image(x)?;
+                    [n, c].into()
+                }
+                NodeKind::Linear { weight, .. } => [n, of(weight)?[0]].into(),
+                NodeKind::Embedding { table } => [n, of(table)?[1]].into(),
+                NodeKind::Reshape { shape } => Shape::new(&[&[n], &shape[..]].concat()),
+                NodeKind::BatchNorm { .. }
+                | NodeKind::Activation(_)
+                | NodeKind::Add
+                | NodeKind::Mul
+                | NodeKind::FakeQuant { .. } => x.ok_or_else(|| wrong("has no input"))?,
+            });
+        }
+        Ok(shapes)
+    }
+
+    /// Multiply-adds of one sample's forward pass in node `id`, given all `shapes` for batch 1.
+    pub fn macs(&self, id: NodeId, shapes: &[Shape]) -> f64 {
+        let weight = |name: &String| {
+            self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64)
+        };
+        match &self.nodes[id].kind {
+            NodeKind::Conv2d { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
+            // Four of nine taps remain per output pixel.
+            NodeKind::UpsampleConv2d { weight: w, .. } => weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64,
+            NodeKind::Linear { weight: w, .. } => weight(w),
+            _ => 0.0,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A graph with values: parameters, buffers, quantizer ranges.
+
+use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
+use crate::Result;
+use crate::device::Device;
+use crate::ops::observe::{self, EmaForm, EmaState};
+use crate::ops::fake_quant::Axis;
+use crate::tensor::{Shape, Tensor, init};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A network on a device.
+pub struct Network {
+    pub graph: Arc<Graph>,
+    pub params: ParamStore,
+    /// Quantizer ranges, two per quantizer: `<quantizer>.lo` and `.hi`; `[1]` for activations, `[k]` for weights. A
+    /// store of its own because ranges, when learned, take another learning rate.
+    pub ranges: ParamStore,
+    /// Running statistics.
+    pub buffers: BTreeMap<String, Tensor>,
+    /// Moving averages of activation ranges, by quantizer.
+    pub(super) ema: BTreeMap<String, EmaState>,
+}
+
+/// A quantizer of a network: a weight (per output channel) or a fake-quant node (per tensor).
+#[derive(Clone, Debug)]
+pub struct QuantizerInfo {
+    /// `layer1.0.conv1.weight` or the fake-quant node's name.
+    pub name: String,
+    pub bits: u8,
+    pub channels: usize,
+    pub weight: bool,
+    pub node: NodeId,
+}
+
+impl Graph {
+    /// All quantizers in order.
+    pub fn quantizers(&self) -> Vec<QuantizerInfo> {
+        let mut list = Vec::new();
+        for (node, n) in self.nodes.iter().enumerate() {
+            match &n.kind {
+                NodeKind::Conv2d { weight, quant: Some(q), .. } | NodeKind::Linear { weight, quant: Some(q), .. } => {
+                    let channels = self.params.iter().find(|p| &p.name == weight).map_or(0, |p| p.shape[0]);
+                    list.push(QuantizerInfo { name: weight.clone(), bits: q.bits, channels, weight: true, node });
+                }
+                NodeKind::FakeQuant { bits } => {
+                    list.push(QuantizerInfo { name: n.name.clone(), bits: *bits, channels: 1, weight: false, node });
+                }
+                _ => {}
+            }
+        }
+        list
+    }
+}
+
+impl Network {
+    /// Allocates a graph's parameters and draws their initial values from `seed`.
+    pub fn new(device: &Device, graph: Graph, seed: u64) -> Result<Self> {
+        let params = ParamStore::new(device, &graph.params, seed)?;
+        let mut buffers = BTreeMap::new();
+        for b in &graph.buffers {
+            buffers.insert(b.name.clone(), init::full(device, b.shape, b.value)?);
+        }
+        let mut specs = Vec::new();
+        let mut ema = BTreeMap::new();
+        for q in graph.quantizers() {
+            for end in ["lo", "hi"] {
+                let shape = Shape::new(&[q.channels]);
+                specs.push(ParamSpec { name: format!("{}.{end}", q.name), shape, init: Init::Zeros });
+            }
+            if !q.weight {
+                ema.insert(q.name.clone(), EmaState::new(device, q.channels)?);
+            }
+        }
+        let ranges = ParamStore::new(device, &specs, seed)?;
+        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema })
+    }
+
+    pub fn device(&self) -> Device {
+        self.params.values().device()
+    }
+
+    /// Copies parameters and buffers of equal names and shapes from `other` (a teacher into its quantized student).
+    pub fn copy_from(&mut self, other: &Network) -> Result<()> {
+        for (name, _) in other.params.entries() {
+            if self.params.contains(name) {
+                self.params.get(name)?.copy_from(&other.params.get(name)?)?;
+            }
+        }
+        for (name, t) in &other.buffers {
+            if let Some(mine) = self.buffers.get_mut(name) {
+                mine.copy_from(t)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the moving averages of activation ranges, so that tracking starts anew.
+    pub fn reset_range_tracking(&mut self) -> Result<()> {
+        for (name, state) in &mut self.ema {
+            let _ = name;
+            state.reset()?;
+        }
+        Ok(())
+    }
+
+    /// Feeds one observation of an activation quantizer's range into its moving average and its stored range.
+    pub(super) fn track(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor, form: EmaForm) -> Result<()> {
+        let state = self.ema.get_mut(quantizer).expect("every activation quantizer has a moving average");
+        let (lo, hi) = observe::ema_update(state, lo, hi, form, 0.9)?;
+        self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(&lo)?;
+        self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(&hi)
+    }
+
+    /// Sets every weight range to the minimum and maximum of its channel.
+    pub fn weight_ranges_min_max(&mut self) -> Result<()> {
+        for q in self.graph.quantizers().into_iter().filter(|q| q.weight) {
+            let (lo, hi) = observe::min_max(&self.params.get(&q.name)?, Axis::Outer)?;
+            self.set_range(&q.name, &lo, &hi)?;
+        }
+        Ok(())
+    }
+
+    /// Sets every weight range to the one with the least squared error per channel.
+    pub fn weight_ranges_search(&mut self) -> Result<()> {
+        for q in self.graph.quantizers().into_iter().filter(|q| q.weight) {
+            let (lo, hi) =
+                crate::ops::range_search::range_search(&self.params.get(&q.name)?, q.bits, Axis::Outer)?;
+            self.set_range(&q.name, &lo, &hi)?;
+        }
+        Ok(())
+    }
+
+    fn set_range(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor) -> Result<()> {
+        self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(lo)?;
+        self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(hi)
+    }
+
+    /// Moving-average states by quantizer, for checkpoints.
+    pub fn range_tracking(&self) -> &BTreeMap<String, EmaState> {
+        &self.ema
+    }
+
+    pub fn range_tracking_mut(&mut self) -> &mut BTreeMap<String, EmaState> {
+        &mut self.ema
+    }
+}

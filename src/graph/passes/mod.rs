@@ -1,0 +1,5 @@
+//! Passes: plain functions from graph to graph.
+
+mod quantize;
+
+pub use quantize::{QuantizeSpec, quantize};

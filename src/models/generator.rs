@@ -1,0 +1,51 @@
+//! GDFQ's conditional generator for 32x32 images (Xu et al. 2020, released code): label embedding times noise, linear to
+//! 8x8x128, two upsampling convolutions, tanh, affine-free batch norm. `BN(c, .8)` there sets *eps* to 0.8.
+//!
+//! Always run with batch statistics. Differs from the original in the order of the linear layer's outputs (h w c here,
+//! c h w there), which random initial values make irrelevant.
+
+use super::resnet::batch_norm;
+use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
+use crate::ops::activation::Activation;
+use crate::ops::conv2d::Conv2dParams;
+
+/// Inputs: noise `[n, latent]`, labels `[n]`. Output: images `[n, 32, 32, 3]` in normalised units.
+pub fn gdfq_c32(classes: usize, latent: usize) -> Graph {
+    let mut g = Graph::new("generator-c32", classes);
+    let z = g.input("noise", InputKind::Real(vec![latent]));
+    let labels = g.input("labels", InputKind::Label { classes });
+    let table = g.param("embedding.weight", &[classes, latent], Init::Normal { std: 1.0 });
+    let e = g.push("embedding", NodeKind::Embedding { table }, &[labels]);
+    let mut x = g.push("condition", NodeKind::Mul, &[e, z]);
+    let bound = 1.0 / (latent as f32).sqrt();
+    let weight = g.param("linear.weight", &[8 * 8 * 128, latent], Init::Uniform { bound });
+    let bias = g.param("linear.bias", &[8 * 8 * 128], Init::Uniform { bound });
+    x = g.push("linear", NodeKind::Linear { weight, bias: Some(bias), quant: None }, &[x]);
+    x = g.push("reshape", NodeKind::Reshape { shape: vec![8, 8, 128] }, &[x]);
+    x = batch_norm(&mut g, x, "bn0", 128, 1e-5, true);
+    for (i, (c, k)) in [(128, 128), (128, 64)].into_iter().enumerate() {
+        let (weight, bias) = conv(&mut g, &format!("conv{}", i + 1), c, k);
+        x = g.push(format!("conv{}", i + 1), NodeKind::UpsampleConv2d { weight, bias: Some(bias) }, &[x]);
+        x = batch_norm(&mut g, x, &format!("bn{}", i + 1), k, 0.8, true);
+        x = g.push(format!("act{}", i + 1), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[x]);
+    }
+    let (weight, bias) = conv(&mut g, "conv3", 64, 3);
+    let params = Conv2dParams::new(1, 1);
+    x = g.push("conv3", NodeKind::Conv2d { weight, bias: Some(bias), params, quant: None }, &[x]);
+    x = g.push("tanh", NodeKind::Activation(Activation::Tanh), &[x]);
+    last_norm(&mut g, x);
+    g
+}
+
+/// Zero mean and unit variance per colour over the batch: images in normalised units.
+fn last_norm(g: &mut Graph, x: NodeId) -> NodeId {
+    batch_norm(g, x, "bn3", 3, 1e-5, false)
+}
+
+/// PyTorch's default initial values: uniform within `1 / sqrt(fan_in)`.
+fn conv(g: &mut Graph, name: &str, c: usize, k: usize) -> (String, String) {
+    let bound = 1.0 / ((9 * c) as f32).sqrt();
+    let weight = g.param(format!("{name}.weight"), &[k, 3, 3, c], Init::Uniform { bound });
+    let bias = g.param(format!("{name}.bias"), &[k], Init::Uniform { bound });
+    (weight, bias)
+}

@@ -1,0 +1,7 @@
+//! Builders of networks.
+
+pub mod generator;
+pub mod resnet;
+mod zoo;
+
+pub use zoo::{ARCHITECTURES, Architecture, architecture};

@@ -1,0 +1,331 @@
+//! The quantization run: warm-up, images, calibration, student steps, evaluation, selection without data, checkpoints.
+
+use super::calibrate::{calibrate, set_weight_ranges, tracking};
+use super::checkpoint;
+use super::evaluate::{Accuracy, evaluate};
+use super::generator_step::{GeneratorLosses, GeneratorStep};
+use super::images::{ImagePool, infer};
+use super::student_step::{StudentLosses, StudentStep};
+use crate::autograd::{Tape, Var};
+use crate::data::{Dataset, Normalization};
+use crate::device::Device;
+use crate::graph::passes::quantize;
+use crate::graph::{Forward, Network, RangeMode, Taps};
+use crate::methods::Recipe;
+use crate::ops::loss::{KlReduction, correct, kl_distill};
+use crate::ops::argmax::argmax;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// A labelled test set, for reporting only: nothing in the run depends on it.
+pub struct TestSet {
+    pub name: String,
+    pub data: Dataset,
+}
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    pub it: u64,
+    /// Per test set, in order.
+    pub accuracy: Vec<Accuracy>,
+    /// Share of held-out synthetic images on which student and teacher agree: the data-free criterion.
+    pub agreement: f64,
+    /// KL divergence on the same images; breaks ties.
+    pub divergence: f64,
+}
+
+/// What a run reports while it goes.
+pub enum Event<'a> {
+    Generator { it: u64, losses: GeneratorLosses },
+    Images { done: usize, of: usize, loss: f32 },
+    Student { it: u64, losses: StudentLosses },
+    Evaluated { tally: &'a Tally, phase: &'a str },
+}
+
+/// Results of a finished run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub fp: Vec<Accuracy>,
+    pub ptq: Tally,
+    pub last: Tally,
+    pub selected: Tally,
+    /// Best on each test set, chosen on the test set as papers do.
+    pub best: Vec<Accuracy>,
+}
+
+/// A run with all its state.
+pub struct QuantizeRun {
+    pub recipe: Recipe,
+    pub teacher: Network,
+    pub student: StudentStep,
+    pub generator: GeneratorStep,
+    pub pool: Option<ImagePool>,
+    pub norm: Normalization,
+    /// Last finished iteration.
+    pub it: u64,
+    pub(super) progress: Progress,
+    /// Parameters and ranges of the selected student.
+    pub(super) selected: Option<(Tensor, Tensor)>,
+    /// Synthetic images that nobody trains on, and the teacher's logits: made once after warm-up, so that all
+    /// evaluations of a run are compared on the same images although the generator moves on.
+    pub(super) held_out: Vec<(Tensor, Tensor)>,
+}
+
+/// The part of the state that is plain data.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub fp: Vec<Accuracy>,
+    pub ptq: Option<Tally>,
+    pub last: Option<Tally>,
+    pub selected: Option<Tally>,
+    pub best: Vec<Accuracy>,
+}
+
+/// Images of the data-free criterion.
+const HELD_OUT: usize = 512;
+/// Their draws, away from the loop's.
+const HELD_OUT_BASE: u64 = 1 << 42;
+
+impl QuantizeRun {
+    /// A run at its start. The teacher is frozen from here on.
+    pub fn new(device: &Device, mut teacher: Network, norm: Normalization, recipe: Recipe) -> Result<Self> {
+        recipe.validate()?;
+        teacher.params.freeze();
+        let graph = quantize(&teacher.graph, recipe.quantize_spec())?;
+        let mut student = Network::new(device, graph, recipe.seed)?;
+        student.copy_from(&teacher)?;
+        let mut student = StudentStep::new(student, &recipe)?;
+        set_weight_ranges(&mut student, &recipe)?;
+        let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe.generator, recipe.seed)?;
+        Ok(Self {
+            recipe,
+            teacher,
+            student,
+            generator,
+            pool: None,
+            norm,
+            it: 0,
+            progress: Progress::default(),
+            selected: None,
+            held_out: Vec::new(),
+        })
+    }
+
+    /// Runs to the end, or until `stop` is set: then a checkpoint is written to `folder` and the error says how to go on.
+    pub fn run(
+        &mut self,
+        tests: &[TestSet],
+        folder: &Path,
+        checkpoint_every: u64,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<Summary> {
+        if self.progress.fp.is_empty() {
+            for t in tests {
+                let how = Forward { float: true, ..Forward::eval() };
+                self.progress.fp.push(evaluate(&mut self.teacher, &t.data, &self.norm, how)?);
+            }
+        }
+        while self.it < self.recipe.iters {
+            if stop.load(Ordering::Relaxed) {
+                checkpoint::save(self, folder)?;
+                return Err(Error::Interrupted { step: self.it, run: folder.to_path_buf() });
+            }
+            if self.it == self.recipe.warmup && self.progress.ptq.is_none() {
+                self.finish_warmup(tests, report)?;
+            }
+            let it = self.it + 1;
+            if it <= self.recipe.warmup { self.warmup_step(it, report)? } else { self.student_iteration(it, report)? }
+            self.it = it;
+            let due = it > self.recipe.warmup && (it % self.recipe.eval_every == 0 || it == self.recipe.iters);
+            if due {
+                let tally = self.tally(tests)?;
+                self.consider(&tally)?;
+                report(Event::Evaluated { tally: &tally, phase: "student" })?;
+                self.progress.last = Some(tally);
+            }
+            if checkpoint_every > 0 && it % checkpoint_every == 0 && it < self.recipe.iters {
+                checkpoint::save(self, folder)?;
+            }
+        }
+        if self.progress.ptq.is_none() {
+            self.finish_warmup(tests, report)?;
+        }
+        let ptq = self.progress.ptq.clone().expect("set by finish_warmup");
+        Ok(Summary {
+            fp: self.progress.fp.clone(),
+            last: self.progress.last.clone().unwrap_or_else(|| ptq.clone()),
+            selected: self.progress.selected.clone().unwrap_or_else(|| ptq.clone()),
+            best: self.progress.best.clone(),
+            ptq,
+        })
+    }
+
+    /// Generator only; ranges tracked along when the recipe calibrates during warm-up.
+    fn warmup_step(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+        let (made, losses) = self.generator.step(&mut self.teacher, self.recipe.batch, it)?;
+        finite(it, &[("generator loss", losses.total), ("BN-statistics loss", losses.bn_stats)])?;
+        if self.recipe.ranges.batches == 0 {
+            self.student.observe(&made.images, tracking(&self.recipe))?;
+        }
+        report(Event::Generator { it, losses })
+    }
+
+    /// Stored images, calibration, and the first evaluation.
+    fn finish_warmup(&mut self, tests: &[TestSet], report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+        if self.recipe.images.count > 0 && self.pool.is_none() {
+            let device = self.teacher.device();
+            let tell = |done, of, loss| report(Event::Images { done, of, loss });
+            self.pool = Some(ImagePool::make(&device, &mut self.teacher, &mut self.generator, &self.recipe, tell)?);
+        }
+        for b in 0..HELD_OUT.div_ceil(self.recipe.batch) as u64 {
+            let (x, _) = self.generator.sample(self.recipe.batch, HELD_OUT_BASE + b, true)?;
+            let t = infer(&mut self.teacher, &x)?;
+            self.held_out.push((x, t));
+        }
+        if self.recipe.ranges.batches > 0 {
+            calibrate(&mut self.student, &mut self.generator, self.pool.as_ref(), &self.recipe)?;
+        }
+        let tally = self.tally(tests)?;
+        self.consider(&tally)?;
+        report(Event::Evaluated { tally: &tally, phase: "calibrated" })?;
+        self.progress.ptq = Some(tally);
+        Ok(())
+    }
+
+    fn student_iteration(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+        let r = &self.recipe;
+        let n = r.batch;
+        // Low-discrepancy choice between stored and fresh images: exactly `share` of the batches, evenly spread.
+        let share = f64::from(r.images.share);
+        let stored = (it as f64 * share).floor() > ((it - 1) as f64 * share).floor();
+        let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
+        let (mut images, mut labels, mut logits) = (None, None, None);
+        if step_generator {
+            let (made, losses) = self.generator.step(&mut self.teacher, n, it)?;
+            finite(it, &[("generator loss", losses.total)])?;
+            report(Event::Generator { it, losses })?;
+            (images, labels, logits) = (Some(made.images), Some(made.labels), Some(made.teacher_logits));
+        }
+        let (images, labels, logits) = match (&self.pool, stored, images, labels, logits) {
+            (Some(pool), true, ..) => pool.batch(n, self.recipe.seed, it)?,
+            (_, _, Some(i), Some(l), Some(t)) => (i, l, t),
+            _ => {
+                let (i, l) = self.generator.sample(n, it, false)?;
+                let t = infer(&mut self.teacher, &i)?;
+                (i, l, t)
+            }
+        };
+        let losses = self.student.step(&images, &labels, &logits, it)?;
+        finite(it, &[("student loss", losses.total)])?;
+        report(Event::Student { it, losses })
+    }
+
+    /// Accuracy on the test sets, and agreement with the teacher on synthetic images nobody trained on.
+    fn tally(&mut self, tests: &[TestSet]) -> Result<Tally> {
+        let how = self.student.forward_mode(RangeMode::Frozen);
+        let mut accuracy = Vec::with_capacity(tests.len());
+        for t in tests {
+            accuracy.push(evaluate(&mut self.student.network, &t.data, &self.norm, how)?);
+        }
+        let (mut same, mut count, mut divergence) = (0, 0, 0.0);
+        for (x, t) in &self.held_out {
+            let s = self.student.observe(x, RangeMode::Frozen)?;
+            same += correct(&s, &argmax(t)?)?;
+            count += s.dim(0);
+            let mut tape = Tape::inference(&x.device());
+            divergence += kl_distill(&mut tape, &Var::constant(s), t, 1.0, KlReduction::BatchMean)?.value.item()?;
+        }
+        let agreement = same as f64 / count.max(1) as f64;
+        Ok(Tally { it: self.it, accuracy, agreement, divergence: divergence / self.held_out.len().max(1) as f64 })
+    }
+
+    /// Keeps the student with the smallest divergence from the teacher, and the best test figures.
+    fn consider(&mut self, tally: &Tally) -> Result<()> {
+        let better = self.progress.selected.as_ref().is_none_or(|s| tally.divergence < s.divergence);
+        if better {
+            let net = &self.student.network;
+            self.selected = Some((net.params.values().duplicate()?, net.ranges.values().duplicate()?));
+            self.progress.selected = Some(tally.clone());
+        }
+        if self.progress.best.is_empty() {
+            self.progress.best = tally.accuracy.clone();
+        }
+        for (best, now) in self.progress.best.iter_mut().zip(&tally.accuracy) {
+            if now.correct > best.correct {
+                *best = *now;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the selected student's values into place and returns the network, ready to be saved.
+    pub fn into_selected(mut self) -> Result<Network> {
+        if let Some((params, ranges)) = &self.selected {
+            self.student.network.params.values_mut().copy_from(params)?;
+            self.student.network.ranges.values_mut().copy_from(ranges)?;
+        }
+        if self.recipe.ranges.weights == crate::methods::WeightRanges::MinMax {
+            self.student.network.weight_ranges_min_max()?;
+        }
+        Ok(self.student.network)
+    }
+
+    /// Writes a checkpoint that [`QuantizeRun::resume`] continues from bit for bit.
+    pub fn checkpoint(&self, folder: &Path) -> Result<()> {
+        checkpoint::save(self, folder)
+    }
+
+    /// Restores the state of `folder`'s checkpoint into a fresh run of the same recipe and teacher.
+    pub fn resume(&mut self, folder: &Path) -> Result<()> {
+        checkpoint::load(self, folder)
+    }
+
+    /// Current synthetic samples, for pictures.
+    pub fn samples(&mut self, n: usize) -> Result<Tensor> {
+        Ok(self.generator.sample(n.max(2), HELD_OUT_BASE - 1, true)?.0)
+    }
+
+    /// One generator and student step with a wait after each: seconds of both (benches). The first call sets the ranges.
+    pub fn timed_iteration(&mut self, it: u64) -> Result<(f64, f64)> {
+        let device = self.teacher.device();
+        let start = Instant::now();
+        let (made, _) = self.generator.step(&mut self.teacher, self.recipe.batch, it)?;
+        device.synchronize()?;
+        let between = Instant::now();
+        if it == 1 {
+            self.student.observe(&made.images, tracking(&self.recipe))?;
+        }
+        self.student.step(&made.images, &made.labels, &made.teacher_logits, it + self.recipe.warmup)?;
+        device.synchronize()?;
+        Ok(((between - start).as_secs_f64(), between.elapsed().as_secs_f64()))
+    }
+
+    /// Student logits, for tests.
+    pub fn student_logits(&mut self, x: &Tensor) -> Result<Tensor> {
+        self.student.observe(x, RangeMode::Frozen)
+    }
+
+    /// Teacher logits, for tests.
+    pub fn teacher_logits(&mut self, x: &Tensor) -> Result<Tensor> {
+        let mut tape = Tape::inference(&x.device());
+        Ok(self.teacher.forward(&mut tape, &[Var::constant(x.clone())], Forward::eval(), &Taps::default())?.output.value)
+    }
+}
+
+fn finite(step: u64, terms: &[(&str, f32)]) -> Result<()> {
+    match terms.iter().find(|(_, v)| !v.is_finite()) {
+        None => Ok(()),
+        Some((term, value)) => Err(Error::NonFinite {
+            step,
+            term: term.to_string(),
+            value: *value,
+            hint: "; lower student.lr or generator.lr",
+        }),
+    }
+}

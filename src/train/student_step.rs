@@ -1,0 +1,101 @@
+//! One student iteration (methods 1.4): `ce * CE(S(x), y) + kl * T^2 KL(T(x) || S(x))`, SGD on the weights, Adam on the
+//! ranges when they are learned.
+
+use crate::Result;
+use crate::autograd::{Tape, Var};
+use crate::graph::{Forward, Network, RangeMode, Taps};
+use crate::methods::{KlReductionName, Recipe, SteName, StudentSchedule, WeightRanges};
+use crate::ops::elementwise::weighted_sum;
+use crate::ops::fake_quant::Ste;
+use crate::ops::loss::{KlReduction, kl_distill, softmax_cross_entropy};
+use crate::optim::{Adam, Sgd};
+use crate::tensor::Tensor;
+
+/// Losses of one iteration.
+#[derive(Clone, Copy, Debug)]
+pub struct StudentLosses {
+    pub total: f32,
+    pub ce: f32,
+    pub kl: f32,
+}
+
+/// A quantized student and its optimizers.
+pub struct StudentStep {
+    pub network: Network,
+    pub sgd: Sgd,
+    pub adam: Option<Adam>,
+    recipe: Recipe,
+}
+
+impl StudentStep {
+    pub fn new(mut network: Network, recipe: &Recipe) -> Result<Self> {
+        network.params.train()?;
+        let s = &recipe.student;
+        let sgd = Sgd::new(network.params.values(), s.momentum, s.weight_decay, true)?;
+        let mut adam = None;
+        if recipe.ranges.lr > 0.0 {
+            network.ranges.train()?;
+            adam = Some(Adam::new(network.ranges.values(), 0.9, 0.999, 1e-8)?);
+        }
+        Ok(Self { network, sgd, adam, recipe: recipe.clone() })
+    }
+
+    /// How the student runs under this recipe, with the given treatment of activation ranges.
+    pub fn forward_mode(&self, ranges: RangeMode) -> Forward {
+        let ste = match self.recipe.student.ste {
+            SteName::Identity => Ste::Identity,
+            SteName::Clipped => Ste::Clipped,
+            SteName::Lsq => Ste::Lsq,
+        };
+        Forward { ranges, ste, weight_min_max: self.recipe.ranges.weights == WeightRanges::MinMax, ..Forward::eval() }
+    }
+
+    /// Logits without gradients; ranges tracked if `ranges` says so.
+    pub fn observe(&mut self, images: &Tensor, ranges: RangeMode) -> Result<Tensor> {
+        let mut tape = Tape::inference(&self.network.device());
+        let how = self.forward_mode(ranges);
+        Ok(self.network.forward(&mut tape, &[Var::constant(images.clone())], how, &Taps::default())?.output.value)
+    }
+
+    /// Factor on the learning rates in iteration `it` (1-based, warm-up excluded by the caller).
+    fn rate(&self, it: u64) -> f32 {
+        match self.recipe.student.schedule {
+            StudentSchedule::Constant => 1.0,
+            StudentSchedule::Cosine => {
+                let span = (self.recipe.iters - self.recipe.warmup).max(1) as f32;
+                let done = (it - self.recipe.warmup - 1) as f32 / span;
+                0.5 * (1.0 + (std::f32::consts::PI * done).cos())
+            }
+        }
+    }
+
+    /// One step on `images` with labels and the teacher's logits.
+    pub fn step(&mut self, images: &Tensor, labels: &Tensor, teacher: &Tensor, it: u64) -> Result<StudentLosses> {
+        let s = self.recipe.student.clone();
+        let mut tape = Tape::new(&self.network.device());
+        let how = self.forward_mode(RangeMode::Frozen);
+        let x = Var::constant(images.clone());
+        let logits = self.network.forward(&mut tape, &[x], how, &Taps::default())?.output;
+        let reduction = match s.kl_reduction {
+            KlReductionName::BatchMean => KlReduction::BatchMean,
+            KlReductionName::ElementMean => KlReduction::ElementMean,
+        };
+        let ce = softmax_cross_entropy(&mut tape, &logits, labels)?;
+        let kl = kl_distill(&mut tape, &logits, teacher, s.temperature, reduction)?;
+        let total = weighted_sum(&mut tape, &[(s.ce, &ce), (s.kl, &kl)])?;
+        let losses = StudentLosses {
+            total: total.value.item()? as f32,
+            ce: ce.value.item()? as f32,
+            kl: kl.value.item()? as f32,
+        };
+        tape.backward(&total)?;
+        let rate = self.rate(it);
+        let (values, grads) = self.network.params.flat()?;
+        self.sgd.step(values, grads, s.lr * rate)?;
+        if let Some(adam) = &mut self.adam {
+            let (values, grads) = self.network.ranges.flat()?;
+            adam.step(values, grads, self.recipe.ranges.lr * rate)?;
+        }
+        Ok(losses)
+    }
+}
