@@ -17,6 +17,9 @@ pub struct Args {
     /// Test images, for reporting after each epoch
     #[arg(long, default_value = "builtin:test")]
     eval: String,
+    /// Use only the first N training images
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
     #[arg(long, default_value_t = 20)]
     epochs: u64,
     #[arg(long, default_value_t = 128)]
@@ -46,7 +49,10 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         return Err(Error::config("--lr", format!("{} must be finite and positive", args.lr)));
     }
     println!("device {} ({why})", device.name());
-    let data = Dataset::open(&args.data)?;
+    let mut data = Dataset::open(&args.data)?;
+    if let Some(n) = args.images {
+        data = data.take(n);
+    }
     let test = Dataset::open(&args.eval)?;
     check_images("--data", &args.data, &data, args.network.classes)?;
     check_images("--eval", &args.eval, &test, args.network.classes)?;

@@ -4,6 +4,7 @@ use super::{Network, ParamStore};
 use crate::tensor::io::{Checkpoint, HostTensor};
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 impl Network {
@@ -22,8 +23,8 @@ impl Network {
             file.tensors = tensors.into_iter().map(|(k, v)| (k["module.".len()..].to_string(), v)).collect();
         }
         let mut problems = Vec::new();
-        let mut used = std::collections::BTreeSet::new();
-        let mut accept = |name: &str, to: &mut Tensor, filter: bool| -> Result<()> {
+        let mut used = BTreeSet::new();
+        let accept = |name: &str, to: &mut Tensor, filter: bool, used: &mut BTreeSet<String>, problems: &mut Vec<String>| -> Result<()> {
             used.insert(name.to_string());
             let want = if filter { oihw(to.shape()) } else { to.shape().to_vec() };
             match file.tensors.get(name) {
@@ -48,16 +49,16 @@ impl Network {
             Ok(())
         };
         for (name, shape) in self.params.entries() {
-            accept(name, &mut self.params.get(name)?, shape.len() == 4)?;
+            accept(name, &mut self.params.get(name)?, shape.len() == 4, &mut used, &mut problems)?;
         }
         for (name, t) in &mut self.buffers {
-            accept(name, t, false)?;
+            accept(name, t, false, &mut used, &mut problems)?;
         }
         // A float checkpoint has no ranges: they then stay as they are, to be calibrated.
         let quantized = self.ranges.entries().any(|(n, _)| file.tensors.contains_key(n));
         for (name, _) in self.ranges.entries() {
             if quantized {
-                accept(name, &mut self.ranges.get(name)?, false)?;
+                accept(name, &mut self.ranges.get(name)?, false, &mut used, &mut problems)?;
             } else {
                 used.insert(name.to_string());
             }

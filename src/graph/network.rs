@@ -97,9 +97,8 @@ impl Network {
 
     /// Forgets the moving averages of activation ranges, so that tracking starts anew.
     pub fn reset_range_tracking(&mut self) -> Result<()> {
-        for (name, state) in &mut self.ema {
-            let _ = name;
-            state.reset()?;
+        for state in self.ema.values_mut() {
+            *state = EmaState::new(&state.lo.device(), state.lo.len())?;
         }
         Ok(())
     }
@@ -107,9 +106,9 @@ impl Network {
     /// Feeds one observation of an activation quantizer's range into its moving average and its stored range.
     pub(super) fn track(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor, form: EmaForm) -> Result<()> {
         let state = self.ema.get_mut(quantizer).expect("every activation quantizer has a moving average");
-        let (lo, hi) = observe::ema_update(state, lo, hi, form, 0.9)?;
-        self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(&lo)?;
-        self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(&hi)
+        observe::ema_update(state, lo, hi, form, 0.9)?;
+        self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(&state.lo)?;
+        self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(&state.hi)
     }
 
     /// Sets every weight range to the minimum and maximum of its channel.

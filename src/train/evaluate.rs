@@ -4,7 +4,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::graph::{Forward, Network, Taps};
-use crate::ops::loss::correct;
+use crate::ops::accuracy::correct;
 use serde::{Deserialize, Serialize};
 
 /// A count, not a rounded percentage.

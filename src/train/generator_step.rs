@@ -81,7 +81,7 @@ impl GeneratorStep {
         let images = self.network.forward(&mut tape, &[z, y.clone()], Forward::batch(), &Taps::default())?.output;
         let taps = Taps { bn_stats: true, nodes: Vec::new() };
         let out = teacher.forward(&mut tape, std::slice::from_ref(&images), Forward::eval(), &taps)?;
-        let ce = softmax_cross_entropy(&mut tape, &out.output, &y.value)?;
+        let ce = softmax_cross_entropy(&mut tape, &out.output, &y)?;
         let bns = bn_stats_loss_of(&mut tape, teacher, &out.bn_stats)?;
         let total = weighted_sum(&mut tape, &[(self.recipe.ce, &ce), (self.recipe.bn_stats, &bns)])?;
         let synthetic =

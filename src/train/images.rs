@@ -57,7 +57,7 @@ impl ImagePool {
                 let leaf = tape.parameter(x.clone(), grad.clone());
                 let taps = Taps { bn_stats: true, nodes: Vec::new() };
                 let out = teacher.forward(&mut tape, &[leaf], Forward::eval(), &taps)?;
-                let ce = softmax_cross_entropy(&mut tape, &out.output, &y)?;
+                let ce = softmax_cross_entropy(&mut tape, &out.output, &Var::constant(y.clone()))?;
                 let bns = bn_stats_loss_of(&mut tape, teacher, &out.bn_stats)?;
                 let total = weighted_sum(&mut tape, &[(r.ce, &ce), (r.bn_stats, &bns)])?;
                 if k + 1 == r.iters {

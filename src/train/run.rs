@@ -12,8 +12,8 @@ use crate::device::Device;
 use crate::graph::passes::quantize;
 use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::Recipe;
-use crate::ops::loss::{KlReduction, correct, kl_distill};
-use crate::ops::argmax::argmax;
+use crate::ops::accuracy::argmax;
+use crate::ops::loss::{KlReduction, kl_distill};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -236,7 +236,7 @@ impl QuantizeRun {
         let (mut same, mut count, mut divergence) = (0, 0, 0.0);
         for (x, t) in &self.held_out {
             let s = self.student.observe(x, RangeMode::Frozen)?;
-            same += correct(&s, &argmax(t)?)?;
+            same += argmax(&s)?.iter().zip(argmax(t)?).filter(|(a, b)| **a == *b).count();
             count += s.dim(0);
             let mut tape = Tape::inference(&x.device());
             divergence += kl_distill(&mut tape, &Var::constant(s), t, 1.0, KlReduction::BatchMean)?.value.item()?;
@@ -277,7 +277,7 @@ impl QuantizeRun {
     }
 
     /// Writes a checkpoint that [`QuantizeRun::resume`] continues from bit for bit.
-    pub fn checkpoint(&self, folder: &Path) -> Result<()> {
+    pub fn checkpoint(&mut self, folder: &Path) -> Result<()> {
         checkpoint::save(self, folder)
     }
 

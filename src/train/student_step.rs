@@ -80,7 +80,7 @@ impl StudentStep {
             KlReductionName::BatchMean => KlReduction::BatchMean,
             KlReductionName::ElementMean => KlReduction::ElementMean,
         };
-        let ce = softmax_cross_entropy(&mut tape, &logits, labels)?;
+        let ce = softmax_cross_entropy(&mut tape, &logits, &Var::constant(labels.clone()))?;
         let kl = kl_distill(&mut tape, &logits, teacher, s.temperature, reduction)?;
         let total = weighted_sum(&mut tape, &[(s.ce, &ce), (s.kl, &kl)])?;
         let losses = StudentLosses {

@@ -64,7 +64,7 @@ pub fn train_supervised(
             let (x, y) = augmented(&device, data, rows, norm, config, step)?;
             let mut tape = Tape::new(&device);
             let out = network.forward(&mut tape, &[Var::constant(x)], Forward::train(), &Taps::default())?.output;
-            let loss = softmax_cross_entropy(&mut tape, &out, &y)?;
+            let loss = softmax_cross_entropy(&mut tape, &out, &Var::constant(y))?;
             let value = loss.value.item()? as f32;
             if !value.is_finite() {
                 let term = "cross-entropy".into();
