@@ -48,13 +48,13 @@ impl NetworkArgs {
 
     /// A float or a quantized network, as the file says.
     pub fn load_any(&self, device: &Device) -> Result<(Network, Option<QuantizeSpec>)> {
+        let mut graph = self.graph()?;
         let builtin = Path::new("(built-in teacher)");
         let path = self.model.as_deref().unwrap_or(builtin);
         let file = match &self.model {
             Some(path) => Checkpoint::load(path)?,
             None => Checkpoint::parse(BUILTIN).map_err(|e| Error::file(builtin, e))?,
         };
-        let mut graph = self.graph()?;
         let mut spec = None;
         if let Some(text) = file.metadata.get(QUANT_KEY) {
             let fail = |e: serde_json::Error| Error::file(path, format!("metadata {QUANT_KEY}: {e}"));
