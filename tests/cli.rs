@@ -1,0 +1,188 @@
+//! The `ghostbit` program: what it refuses (naming the file or key, leaving nothing behind), and what it prints as JSON.
+
+use assert_cmd::Command;
+use ghostbit::device::Device;
+use ghostbit::graph::Network;
+use ghostbit::models::resnet::cifar_resnet;
+use ghostbit::tensor::io::{Checkpoint, HostTensor};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Runs the program on the CPU in `folder`.
+fn ghostbit(folder: &TempDir, args: &[&str]) -> (bool, String, String) {
+    let mut command = Command::cargo_bin("ghostbit").unwrap();
+    if !args.contains(&"--device") {
+        command.args(["--device", "cpu"]);
+    }
+    let out = command.current_dir(folder.path()).args(args).output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    (out.status.success(), text(out.stdout), text(out.stderr))
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let mut list: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    list.sort();
+    list
+}
+
+/// Expects failure without a panic, all of `words` in the message, and no new file.
+fn refuses(folder: &TempDir, args: &[&str], words: &[&str]) {
+    let before = names(folder.path());
+    let (ok, _, stderr) = ghostbit(folder, args);
+    assert!(!ok, "{args:?} succeeded");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: no '{word}' in: {stderr}");
+    }
+    assert_eq!(names(folder.path()), before, "{args:?} left files behind");
+}
+
+fn json(folder: &TempDir, args: &[&str]) -> Value {
+    let (ok, stdout, stderr) = ghostbit(folder, args);
+    assert!(ok, "{args:?}: {stderr}");
+    serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {stdout}"))
+}
+
+/// Writes `name.safetensors`: an untrained ResNet-20, changed by `edit`.
+fn checkpoint(folder: &TempDir, name: &str, edit: impl FnOnce(&mut Checkpoint)) -> String {
+    let network = Network::new(&Device::cpu(), cifar_resnet(3, 10), 5).unwrap();
+    let mut file = network.to_checkpoint().unwrap();
+    edit(&mut file);
+    let name = format!("{name}.safetensors");
+    file.save(folder.path().join(&name)).unwrap();
+    name
+}
+
+/// Writes `n` CIFAR-10 records of arbitrary pixels and returns the test set's specification.
+fn cifar(folder: &TempDir, name: &str, n: usize) -> String {
+    let record = |i: usize| {
+        let mut r = vec![(i % 10) as u8];
+        r.extend((0..3072).map(|j| ((i * 31 + j * 7 + j * j / 13) % 256) as u8));
+        r
+    };
+    std::fs::write(folder.path().join(name), (0..n).flat_map(record).collect::<Vec<u8>>()).unwrap();
+    format!("cifar10:{name}")
+}
+
+#[test]
+fn bad_settings_name_their_key() {
+    let f = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &[&str]); 12] = [
+        (&["--arch", "resnet9000"], &["--arch", "resnet9000", "cifar-resnet20"]),
+        (&["--method", "magic"], &["--method", "magic", "gdfq"]),
+        (&["--wbits", "9"], &["--wbits", "9", "2 to 8"]),
+        (&["--wbits", "1000"], &["--wbits", "1000"]),
+        (&["--abits", "1"], &["--abits", "2 to 8"]),
+        (&["--batch", "0"], &["batch", "at least 2"]),
+        (&["--iters", "0"], &["iters", "at least 1"]),
+        (&["--set", "student.rate=1"], &["--set", "student.rate", "no key 'rate'"]),
+        (&["--set", "nowhere.rate=1"], &["--set", "nowhere"]),
+        (&["--set", "student.lr"], &["--set", "KEY=VALUE"]),
+        (&["--set", "student.lr=-1"], &["student.lr", "negative"]),
+        (&["--classes", "1"], &["--classes"]),
+    ];
+    for (args, words) in cases {
+        refuses(&f, &[&["quantize"], args].concat(), words);
+    }
+    refuses(&f, &["--device", "abacus", "inspect"], &["abacus"]);
+    refuses(&f, &["inspect", "--batch", "0"], &["--batch"]);
+    refuses(&f, &["eval", "--eval", "builtin:nothing"], &["builtin:nothing"]);
+}
+
+#[test]
+fn bad_files_are_named() {
+    let f = tempfile::tempdir().unwrap();
+    let good = checkpoint(&f, "good", |_| {});
+    let set = cifar(&f, "test.bin", 3);
+    let quantize = |model: &str, words: &[&str]| {
+        refuses(&f, &["quantize", "--model", model, "--eval", &set, "--out", "run"], words);
+        refuses(&f, &["eval", "--model", model, "--eval", &set], words);
+    };
+    quantize("absent.safetensors", &["absent.safetensors"]);
+
+    let bytes = std::fs::read(f.path().join(&good)).unwrap();
+    for (name, keep) in [("empty", 0), ("header", 100), ("half", bytes.len() / 2), ("last", bytes.len() - 1)] {
+        let name = format!("{name}.safetensors");
+        std::fs::write(f.path().join(&name), &bytes[..keep]).unwrap();
+        quantize(&name, &[&name]);
+    }
+
+    let odd = checkpoint(&f, "odd", |c| {
+        c.tensors.remove("layer1.0.bn1.weight").unwrap();
+        c.tensors.insert("surprise".into(), HostTensor { shape: vec![2], values: vec![0.0; 2] });
+        c.tensors.insert("linear.bias".into(), HostTensor { shape: vec![11], values: vec![0.0; 11] });
+    });
+    let all = ["missing layer1.0.bn1.weight", "unexpected surprise", "linear.bias has shape [11]", "--arch"];
+    quantize(&odd, &[&[odd.as_str()], &all[..]].concat());
+
+    let nan = checkpoint(&f, "nan", |c| c.tensors.get_mut("conv1.weight").unwrap().values[7] = f32::NAN);
+    quantize(&nan, &[&nan, "conv1.weight", "NaN"]);
+    let negative = checkpoint(&f, "negative", |c| {
+        c.tensors.get_mut("layer2.0.bn2.running_var").unwrap().values[1] = -0.5;
+    });
+    quantize(&negative, &[&negative, "layer2.0.bn2.running_var[1]", "negative variance"]);
+    refuses(&f, &["quantize", "--model", &good, "--arch", "cifar-resnet32", "--out", "run"], &[&good, "missing"]);
+
+    std::fs::write(f.path().join("short.bin"), vec![1u8; 3000]).unwrap();
+    std::fs::write(f.path().join("label.bin"), vec![200u8; 3073]).unwrap();
+    for (name, word) in [("short.bin", "3073"), ("label.bin", "label 200"), ("absent.bin", "absent.bin")] {
+        let set = format!("cifar10:{name}");
+        refuses(&f, &["eval", "--model", &good, "--eval", &set], &[name, word]);
+        refuses(&f, &["quantize", "--model", &good, "--eval", &set, "--out", "run"], &[name, word]);
+    }
+    refuses(&f, &["quantize", "--resume", "nowhere"], &["nowhere"]);
+    // A path under a regular file cannot become a folder.
+    let out = "test.bin/run";
+    refuses(&f, &["quantize", "--model", &good, "--eval", &set, "--out", out], &[out, "--out"]);
+    assert_eq!(std::fs::metadata(f.path().join("test.bin")).unwrap().len(), 3 * 3073);
+}
+
+#[test]
+fn eval_and_inspect_print_json() {
+    let f = tempfile::tempdir().unwrap();
+    let model = checkpoint(&f, "model", |_| {});
+    let set = cifar(&f, "test.bin", 7);
+    let doc = json(&f, &["eval", "--model", &model, "--eval", &set, "--json"]);
+    let row = &doc["results"][0];
+    let correct = row["correct"].as_u64().expect("an integer");
+    assert_eq!(row["total"].as_u64(), Some(7));
+    assert!(correct <= 7);
+    assert!((row["top1"].as_f64().unwrap() - 100.0 * correct as f64 / 7.0).abs() < 1e-9);
+    assert_eq!(row["set"], Value::from(set));
+    assert!(doc["quantized"].is_null());
+
+    let doc = json(&f, &["inspect", "--model", &model, "--json"]);
+    // Weights and biases of ResNet-20 with option-A shortcuts (He et al. 2016, table 6: 0.27 M).
+    assert_eq!(doc["parameters"].as_u64(), Some(269_722));
+    assert!(doc["nodes"].as_array().unwrap().iter().all(|n| n["name"].is_string() && n["bytes"].as_u64().is_some()));
+    assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
+    let f = tempfile::tempdir().unwrap();
+    let model = checkpoint(&f, "model", |_| {});
+    let set = cifar(&f, "test.bin", 40);
+    for method in ["gdfq", "default"] {
+        let mut args = vec!["quantize", "--model", &model, "--eval", &set, "--method", method, "--json"];
+        args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
+        if method == "default" {
+            args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
+        }
+        let summary = json(&f, &args);
+        let out = f.path().join(method);
+        for file in ["config.toml", "metrics.jsonl", "summary.json", "quantized.safetensors", "samples.png"] {
+            assert!(out.join(file).is_file(), "{method}: no {file}");
+        }
+        let written: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+        assert_eq!(written["selected_top1"], summary["selected_top1"]);
+        let quantized = format!("{method}/quantized.safetensors");
+        let doc = json(&f, &["eval", "--model", &quantized, "--eval", &set, "--json"]);
+        assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][&set], "{method}");
+        assert_eq!(doc["quantized"]["wbits"], Value::from(4));
+        let doc = json(&f, &["inspect", "--model", &quantized, "--json"]);
+        assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(20 + 19));
+        refuses(&f, &["quantize", "--model", &quantized, "--out", "again"], &["already quantized"]);
+    }
+}
