@@ -80,7 +80,7 @@ fn bad_settings_name_their_key() {
         (&["--set", "nowhere.rate=1"], &["--set", "nowhere"]),
         (&["--set", "student.lr"], &["--set", "KEY=VALUE"]),
         (&["--set", "student.lr=-1"], &["student.lr", "negative"]),
-        (&["--classes", "1"], &["--classes"]),
+        (&["--classes", "1"], &["1 classes"]),
     ];
     for (args, words) in cases {
         refuses(&f, &[&["quantize"], args].concat(), words);
