@@ -4,6 +4,7 @@
 //! Backward of all three reads the *output* only: its sign decides (slope > 0), and `tanh' = 1 - y^2`.
 
 use super::case::{Case, Fill, Input};
+use super::vectorize::vectorize;
 use crate::Result;
 use crate::autograd::{Backward, Op, Tape, Var};
 use crate::device::Launch;
@@ -27,20 +28,34 @@ impl Activation {
             Self::Tanh => (2, 0.0),
         }
     }
-    fn forward<T: Real>(self, x: T) -> T {
+    /// Writes `f(x)`. The function is chosen outside the loop, and both sides of each choice are values that are already
+    /// computed (not captured constants, which the compiler would select by address): so each loop vectorizes.
+    fn forward<T: Real>(self, x: &[T], y: &mut [T]) {
         match self {
             // NaN stays NaN: a broken value must not be hidden.
-            Self::Relu => if x <= T::zero() { T::zero() } else { x },
-            Self::LeakyRelu(slope) => if x <= T::zero() { x * T::of(f64::from(slope)) } else { x },
-            Self::Tanh => x.tanh(),
+            Self::Relu => each(y, x, x, |x, _| if x <= T::zero() { T::zero() } else { x }),
+            Self::LeakyRelu(slope) => {
+                let slope = T::of(f64::from(slope));
+                each(y, x, x, move |x, _| {
+                    let scaled = x * slope;
+                    if x <= T::zero() { scaled } else { x }
+                });
+            }
+            Self::Tanh => each(y, x, x, |x, _| x.tanh()),
         }
     }
-    /// Derivative, from the output `y`.
-    fn slope<T: Real>(self, y: T) -> T {
+    /// Writes `dy f'`, with the derivative taken from the output `y`.
+    fn backward<T: Real>(self, y: &[T], dy: &[T], dx: &mut [T]) {
         match self {
-            Self::Relu => if y > T::zero() { T::one() } else { T::zero() },
-            Self::LeakyRelu(slope) => if y > T::zero() { T::one() } else { T::of(f64::from(slope)) },
-            Self::Tanh => T::one() - y * y,
+            Self::Relu => each(dx, y, dy, |y, dy| if y > T::zero() { dy } else { T::zero() }),
+            Self::LeakyRelu(slope) => {
+                let slope = T::of(f64::from(slope));
+                each(dx, y, dy, move |y, dy| {
+                    let scaled = dy * slope;
+                    if y > T::zero() { dy } else { scaled }
+                });
+            }
+            Self::Tanh => each(dx, y, dy, |y, dy| dy * (T::one() - y * y)),
         }
     }
 }
@@ -55,8 +70,7 @@ pub fn activation(tape: &mut Tape, x: &Var, kind: Activation) -> Result<Var> {
         gpu("activation_fwd_f32", &x.value, &x.value, &mut y, kind)?;
     } else {
         crate::for_real!("activation", x.dtype(), T => {
-            let f = |(y, (x, _)): (&mut T, (&T, &T))| *y = kind.forward(*x);
-            cpu::<T>(y.host_mut(), x.value.host(), x.value.host(), f);
+            kind.forward::<T>(x.value.host(), y.host_mut());
             Ok(())
         })?;
     }
@@ -79,8 +93,7 @@ impl Op for ActivationOp {
             gpu("activation_bwd_f32", &self.y, &dy, &mut dx, self.kind)?;
         } else {
             crate::for_real!("activation", dy.dtype(), T => {
-                let f = |(dx, (y, dy)): (&mut T, (&T, &T))| *dx = *dy * self.kind.slope(*y);
-                cpu::<T>(dx.host_mut(), self.y.host(), dy.host(), f);
+                self.kind.backward::<T>(self.y.host(), dy.host(), dx.host_mut());
                 Ok(())
             })?;
         }
@@ -88,10 +101,18 @@ impl Op for ActivationOp {
     }
 }
 
-fn cpu<T: Real>(out: &mut [T], a: &[T], b: &[T], f: impl Fn((&mut T, (&T, &T))) + Sync) {
+#[inline(always)]
+fn each<T: Real>(out: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) {
     const CHUNK: usize = 1 << 14;
     out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(|(out, (a, b))| {
-        out.iter_mut().zip(a.iter().zip(b)).for_each(&f);
+        vectorize(
+            #[inline(always)]
+            move || {
+                for (out, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
+                    *out = f(a, b);
+                }
+            },
+        );
     });
 }
 
