@@ -52,6 +52,13 @@ impl Error {
     pub fn config(key: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Config { key: key.into(), detail: detail.into() }
     }
+    /// The same configuration error with its key inside `section`.
+    pub fn within(self, section: &str) -> Self {
+        match self {
+            Self::Config { key, detail } => Self::Config { key: format!("{section}.{key}"), detail },
+            other => other,
+        }
+    }
     /// An error of a network as data, naming it.
     pub fn network(network: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Network { network: network.into(), detail: detail.into() }

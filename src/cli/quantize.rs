@@ -3,7 +3,7 @@
 use super::network::{NetworkArgs, QUANT_KEY, test_sets};
 use crate::data::Normalization;
 use crate::device::Device;
-use crate::methods::Recipe;
+use crate::methods::{Losses, Recipe};
 use crate::report::curves::{Series, curves};
 use crate::report::png::save_grid;
 use crate::report::table::Table;
@@ -171,8 +171,8 @@ struct Display {
     bar: ProgressBar,
     log: MetricsLog,
     sets: Vec<String>,
-    generator: [Vec<(f64, f64)>; 2],
-    student: Vec<(f64, f64)>,
+    generator: TermCurves,
+    student: TermCurves,
     accuracy: Vec<Vec<(f64, f64)>>,
     quiet: bool,
 }
@@ -188,8 +188,8 @@ impl Display {
             bar,
             log,
             sets: sets.iter().map(|s| s.name.clone()).collect(),
-            generator: [Vec::new(), Vec::new()],
-            student: Vec::new(),
+            generator: TermCurves::default(),
+            student: TermCurves::default(),
             accuracy: vec![Vec::new(); sets.len()],
             quiet,
         })
@@ -199,10 +199,9 @@ impl Display {
         match event {
             Event::Generator { it, losses: l } => {
                 self.bar.set_position(it);
-                self.bar.set_message(format!("generator {:.3}  BNS {:.3}", l.total, l.bn_stats));
-                self.generator[0].push((it as f64, f64::from(l.ce)));
-                self.generator[1].push((it as f64, f64::from(l.bn_stats)));
-                self.log.write(&json!({"step": it, "generator_loss": l.total, "ce": l.ce, "bn_stats": l.bn_stats}))
+                self.bar.set_message(format!("generator {:.3}", l.total));
+                self.generator.add(it, &l);
+                self.log.write(&json!({"step": it, "generator_loss": l.total, "terms": by_name(&l)}))
             }
             Event::Images { done, of, loss } => {
                 self.bar.set_message(format!("images, batch {done}/{of}, loss {loss:.3}"));
@@ -211,8 +210,8 @@ impl Display {
             Event::Student { it, losses: l } => {
                 self.bar.set_position(it);
                 self.bar.set_message(format!("student {:.4}", l.total));
-                self.student.push((it as f64, f64::from(l.total)));
-                self.log.write(&json!({"step": it, "student_loss": l.total, "ce": l.ce, "kl": l.kl}))
+                self.student.add(it, &l);
+                self.log.write(&json!({"step": it, "student_loss": l.total, "terms": by_name(&l)}))
             }
             Event::Evaluated { tally, phase } => {
                 for (points, a) in self.accuracy.iter_mut().zip(&tally.accuracy) {
@@ -230,13 +229,8 @@ impl Display {
     }
 
     fn plot(&self, folder: &Path) -> Result<()> {
-        let mut panels = vec![(
-            "generator".to_string(),
-            vec![Series::new("CE", self.generator[0].clone()), Series::new("BNS", self.generator[1].clone())],
-        )];
-        if !self.student.is_empty() {
-            panels.push(("student".into(), vec![Series::new("loss", self.student.clone())]));
-        }
+        let mut panels =
+            vec![("generator".to_string(), self.generator.series()), ("student".into(), self.student.series())];
         if self.accuracy.iter().any(|a| !a.is_empty()) {
             let series = self.sets.iter().zip(&self.accuracy).map(|(n, a)| Series::new(short(n), a.clone())).collect();
             panels.push(("top-1 %".into(), series));
@@ -244,6 +238,29 @@ impl Display {
         panels.retain(|(_, series)| series.iter().any(|s| !s.points.is_empty()));
         if panels.is_empty() { Ok(()) } else { curves(folder.join("curves.png"), &panels) }
     }
+}
+
+/// One curve per loss term.
+#[derive(Default)]
+struct TermCurves(Vec<(&'static str, Vec<(f64, f64)>)>);
+
+impl TermCurves {
+    fn add(&mut self, it: u64, losses: &Losses) {
+        for (name, v) in &losses.terms {
+            let point = (it as f64, f64::from(*v));
+            match self.0.iter_mut().find(|(n, _)| n == name) {
+                Some((_, points)) => points.push(point),
+                None => self.0.push((name, vec![point])),
+            }
+        }
+    }
+    fn series(&self) -> Vec<Series> {
+        self.0.iter().map(|(name, points)| Series::new(*name, points.clone())).collect()
+    }
+}
+
+fn by_name(losses: &Losses) -> serde_json::Map<String, serde_json::Value> {
+    losses.terms.iter().map(|(n, v)| (n.to_string(), json!(v))).collect()
 }
 
 fn short(name: &str) -> &str {

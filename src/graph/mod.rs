@@ -2,12 +2,14 @@
 //! one executor runs it on the tape. Nothing else in the project knows what a ResNet is.
 
 mod exec;
+mod head;
 mod import;
 mod network;
 pub mod passes;
 mod store;
 
 pub use exec::{BnStatistics, Forward, Mode, Outputs, RangeMode, Taps};
+pub use head::Head;
 pub use network::Network;
 pub use store::ParamStore;
 

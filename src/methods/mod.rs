@@ -1,8 +1,12 @@
-//! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data.
+//! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data and small terms.
 
+mod loss;
 mod recipe;
+mod set;
+pub mod terms;
 
+pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};
 pub use recipe::{
-    GeneratorRecipe, ImagesRecipe, KlReductionName, RangesRecipe, Recipe, SteName, StudentRecipe, StudentSchedule,
-    ActivationRanges, EmaName, WeightRanges,
+    ActivationRanges, EmaName, GeneratorRecipe, ImagesRecipe, RangesRecipe, Recipe, SteName, StudentRecipe,
+    StudentSchedule, WeightRanges,
 };

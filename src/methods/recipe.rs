@@ -1,5 +1,7 @@
 //! A recipe: one TOML file, every key checked, unknown keys refused. `recipes/*.toml` are embedded in the binary.
 
+use super::loss::{GeneratorLoss, StudentLoss};
+use super::terms::{BnStats, CrossEntropy};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -24,40 +26,58 @@ pub struct Recipe {
     pub eval_every: u64,
     pub seed: u64,
     pub generator: GeneratorRecipe,
-    pub images: ImagesRecipe,
+    pub generator_loss: GeneratorLoss,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImagesRecipe>,
     pub ranges: RangesRecipe,
     pub student: StudentRecipe,
+    pub student_loss: StudentLoss,
 }
 
-/// The generator and its loss `ce * CE(T(x), y) + bn_stats * BNS` (GDFQ: 1 and 0.1).
+/// The generator, its optimizer (Adam) and what it is conditioned on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct GeneratorRecipe {
     pub latent: usize,
     pub lr: f32,
     pub beta1: f32,
     pub beta2: f32,
-    pub ce: f32,
-    pub bn_stats: f32,
     /// After warm-up the generator is stepped in every `every`-th iteration; 0 leaves it as it is.
     pub every: u64,
 }
 
-/// Stored images, optimised directly through the teacher (ours, after ZeroQ: images are the parameters).
+impl Default for GeneratorRecipe {
+    /// GDFQ's.
+    fn default() -> Self {
+        Self { latent: 100, lr: 1e-3, beta1: 0.5, beta2: 0.999, every: 1 }
+    }
+}
+
+/// Stored images, optimised directly through the teacher (after ZeroQ, Cai et al. 2020: images are the parameters).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct ImagesRecipe {
     /// How many; 0 for none. Made after warm-up, in batches of `batch`.
     pub count: usize,
     /// Adam iterations per batch.
     pub iters: u64,
     pub lr: f32,
-    pub ce: f32,
-    pub bn_stats: f32,
-    /// Start from the generator's images instead of normal noise.
+    /// Start from the generator's images instead of normal noise (ours: shortens the optimisation).
     pub from_generator: bool,
     /// Fraction of student batches drawn from them, in 0..=1.
     pub share: f32,
+    pub loss: GeneratorLoss,
+}
+
+impl Default for ImagesRecipe {
+    fn default() -> Self {
+        let loss = GeneratorLoss {
+            cross_entropy: Some(CrossEntropy { weight: 0.1, ..CrossEntropy::default() }),
+            bn_stats: Some(BnStats { weight: 1.0 }),
+            ..GeneratorLoss::default()
+        };
+        Self { count: 256, iters: 60, lr: 0.05, from_generator: true, share: 0.5, loss }
+    }
 }
 
 /// Where quantizer ranges come from.
@@ -97,7 +117,7 @@ pub enum EmaName {
     Legacy,
 }
 
-/// The student's loss `ce * CE(S(x), y) + kl * T^2 KL(teacher || student)` and optimizer (SGD, Nesterov).
+/// The student's optimizer (SGD, Nesterov) and straight-through rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentRecipe {
@@ -105,10 +125,6 @@ pub struct StudentRecipe {
     pub schedule: StudentSchedule,
     pub momentum: f32,
     pub weight_decay: f32,
-    pub ce: f32,
-    pub kl: f32,
-    pub temperature: f32,
-    pub kl_reduction: KlReductionName,
     pub ste: SteName,
 }
 
@@ -118,14 +134,6 @@ pub enum StudentSchedule {
     Constant,
     /// Half a cosine from `lr` to 0 over the student's iterations.
     Cosine,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KlReductionName {
-    BatchMean,
-    /// Also divided by the number of classes (PyTorch's default, GDFQ).
-    ElementMean,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,42 +180,6 @@ impl Recipe {
         toml::to_string(self).expect("a recipe is plain data")
     }
 
-    /// Sets `key.path=value` (TOML value syntax; bare words are taken as strings).
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
-        let fail = |detail: String| Error::config(format!("--set {assignment}"), detail);
-        let (key, value) = assignment.split_once('=').ok_or_else(|| fail("expected KEY=VALUE".into()))?;
-        let value = value.trim();
-        let parsed: toml::Table = toml::from_str(&format!("v = {value}"))
-            .or_else(|_| toml::from_str(&format!("v = {value:?}")))
-            .map_err(|e| fail(e.to_string()))?;
-        let mut tree = toml::Table::try_from(&*self).expect("a recipe is plain data");
-        let mut at = &mut tree;
-        let parts: Vec<&str> = key.trim().split('.').collect();
-        for part in &parts[..parts.len() - 1] {
-            at = at
-                .get_mut(*part)
-                .and_then(toml::Value::as_table_mut)
-                .ok_or_else(|| fail(format!("no section '{part}'; see `ghostbit quantize --show-recipe`")))?;
-        }
-        let last = parts[parts.len() - 1];
-        let mut new = parsed["v"].clone();
-        match at.get(last) {
-            // An integer where a float is meant (`lr=1`) is a float.
-            Some(toml::Value::Float(_)) if new.is_integer() => {
-                new = toml::Value::Float(new.as_integer().unwrap_or(0) as f64);
-            }
-            Some(_) => {}
-            None if ["first_bits", "last_bits"].contains(&last) && parts.len() == 1 => {}
-            None => {
-                let known: Vec<&String> = at.keys().collect();
-                return Err(fail(format!("no key '{last}'; known here: {known:?}")));
-            }
-        }
-        at.insert(last.to_string(), new);
-        *self = tree.try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
-        Ok(())
-    }
-
     /// Refuses what cannot work, naming the key.
     pub fn validate(&self) -> Result<()> {
         let positive = |key: &str, ok: bool, what: &str| if ok { Ok(()) } else { Err(Error::config(key, what)) };
@@ -223,13 +195,21 @@ impl Recipe {
         positive("warmup", self.warmup <= self.iters, "cannot exceed iters")?;
         positive("eval_every", self.eval_every >= 1, "must be at least 1")?;
         positive("generator.latent", self.generator.latent >= 1, "must be at least 1")?;
-        positive("images.share", (0.0..=1.0).contains(&self.images.share), "must lie in 0..=1")?;
-        positive(
-            "images.share",
-            self.images.share == 0.0 || self.images.count > 0,
-            "asks for stored images, but images.count is 0",
-        )?;
-        positive("student.temperature", self.student.temperature > 0.0, "must be positive")?;
+        if let Some(images) = &self.images {
+            positive("images.share", (0.0..=1.0).contains(&images.share), "must lie in 0..=1")?;
+            positive(
+                "images.share",
+                images.share == 0.0 || images.count > 0,
+                "asks for stored images, but images.count is 0",
+            )?;
+            finite("images.lr", images.lr)?;
+            images.loss.check(None).map_err(|e| e.within("images.loss"))?;
+            positive("images.loss", !images.loss.terms().is_empty(), "has no term with a weight above 0")?;
+        }
+        self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
+        self.student_loss.check(None).map_err(|e| e.within("student_loss"))?;
+        positive("generator_loss", !self.generator_loss.terms().is_empty(), "has no term with a weight above 0")?;
+        positive("student_loss", !self.student_loss.terms().is_empty(), "has no term with a weight above 0")?;
         positive(
             "ranges.batches",
             self.ranges.batches > 0 || (self.ranges.activations == ActivationRanges::MinMax && self.warmup > 0),
@@ -242,20 +222,22 @@ impl Recipe {
         )?;
         for (key, v) in [
             ("generator.lr", self.generator.lr),
-            ("generator.ce", self.generator.ce),
-            ("generator.bn_stats", self.generator.bn_stats),
-            ("images.lr", self.images.lr),
-            ("images.ce", self.images.ce),
-            ("images.bn_stats", self.images.bn_stats),
             ("ranges.lr", self.ranges.lr),
             ("student.lr", self.student.lr),
-            ("student.ce", self.student.ce),
-            ("student.kl", self.student.kl),
             ("student.weight_decay", self.student.weight_decay),
         ] {
             finite(key, v)?;
         }
         crate::graph::passes::quantize(&crate::graph::Graph::probe(), self.quantize_spec()).map(|_| ())
+    }
+
+    /// Refuses terms that `teacher` cannot serve, before anything is trained.
+    pub fn check_teacher(&self, teacher: &crate::graph::Graph) -> Result<()> {
+        self.generator_loss.check(Some(teacher))?;
+        if let Some(images) = self.images.as_ref().filter(|i| i.count > 0) {
+            images.loss.check(Some(teacher))?;
+        }
+        self.student_loss.check(Some(teacher))
     }
 
     /// The bit widths as the quantize pass takes them.
@@ -278,18 +260,5 @@ mod tests {
         for name in Recipe::names() {
             Recipe::load(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
-    }
-
-    #[test]
-    fn set_changes_one_key_and_refuses_others() {
-        let mut r = Recipe::load("gdfq").unwrap();
-        r.set("student.lr=1").unwrap();
-        r.set("ranges.ema=legacy").unwrap();
-        assert_eq!((r.student.lr, r.ranges.ema), (1.0, EmaName::Legacy));
-        for bad in ["student.lrr=1", "nothing.lr=1", "student.lr=fast", "batch=-3", "student.lr"] {
-            assert!(r.clone().set(bad).is_err(), "{bad} was accepted");
-        }
-        r.set("wbits=9").unwrap();
-        assert!(r.validate().unwrap_err().to_string().contains("2 to 8"));
     }
 }

@@ -1,12 +1,13 @@
-//! One generator iteration (GDFQ, methods 1.6): noise and labels -> images -> frozen teacher -> label cross-entropy and
-//! distance of batch statistics -> Adam on the generator.
+//! One generator iteration (GDFQ's loop): noise and labels -> images -> frozen teacher -> the recipe's loss terms -> Adam
+//! on the generator.
 
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{BnStatistics, Forward, Network, NodeKind, Taps};
-use crate::methods::GeneratorRecipe;
-use crate::ops::{bn_stats_loss::bn_stats_loss, elementwise::weighted_sum, loss::softmax_cross_entropy, random};
+use crate::graph::{Forward, Network, Taps};
+use crate::methods::terms::TeacherView;
+use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
+use crate::ops::random;
 use crate::optim::Adam;
 use crate::tensor::Tensor;
 
@@ -24,19 +25,12 @@ pub(super) fn stream(it: u64, draw: Draw) -> u64 {
     it * 8 + draw as u64
 }
 
-/// Losses of one iteration.
-#[derive(Clone, Copy, Debug)]
-pub struct GeneratorLosses {
-    pub total: f32,
-    pub ce: f32,
-    pub bn_stats: f32,
-}
-
 /// A generator and its optimizer.
 pub struct GeneratorStep {
     pub network: Network,
     pub adam: Adam,
     recipe: GeneratorRecipe,
+    loss: GeneratorLoss,
     seed: u64,
     classes: usize,
 }
@@ -49,13 +43,14 @@ pub struct Synthetic {
 }
 
 impl GeneratorStep {
-    pub fn new(device: &Device, classes: usize, recipe: &GeneratorRecipe, seed: u64) -> Result<Self> {
+    pub fn new(device: &Device, classes: usize, recipe: &Recipe) -> Result<Self> {
+        let (loss, seed, recipe) = (recipe.generator_loss.clone(), recipe.seed, recipe.generator.clone());
         // The generator's initial values and the noise come from different keys.
         let graph = crate::models::generator::gdfq_c32(classes, recipe.latent);
         let mut network = Network::new(device, graph, seed ^ 0x67_65_6e)?;
         network.params.train()?;
         let adam = Adam::new(network.params.values(), recipe.beta1, recipe.beta2, 1e-8)?;
-        Ok(Self { network, adam, recipe: recipe.clone(), seed, classes })
+        Ok(Self { network, adam, recipe, loss, seed, classes })
     }
 
     fn inputs(&self, n: usize, it: u64, noise: Draw, labels: Draw) -> Result<(Var, Var)> {
@@ -75,46 +70,35 @@ impl GeneratorStep {
     }
 
     /// One step. The images handed out were made before the step, as in the released code.
-    pub fn step(&mut self, teacher: &mut Network, n: usize, it: u64) -> Result<(Synthetic, GeneratorLosses)> {
+    pub fn step(&mut self, teacher: &mut Network, n: usize, it: u64) -> Result<(Synthetic, Losses)> {
         let (z, y) = self.inputs(n, it, Draw::Noise, Draw::Labels)?;
         let mut tape = Tape::new(&self.network.device());
         let images = self.network.forward(&mut tape, &[z, y.clone()], Forward::batch(), &Taps::default())?.output;
-        let taps = Taps { bn_stats: true, nodes: Vec::new() };
-        let out = teacher.forward(&mut tape, std::slice::from_ref(&images), Forward::eval(), &taps)?;
-        let ce = softmax_cross_entropy(&mut tape, &out.output, &y)?;
-        let bns = bn_stats_loss_of(&mut tape, teacher, &out.bn_stats)?;
-        let total = weighted_sum(&mut tape, &[(self.recipe.ce, &ce), (self.recipe.bn_stats, &bns)])?;
-        let synthetic =
-            Synthetic { images: images.value.clone(), labels: y.value.clone(), teacher_logits: out.output.value.clone() };
-        drop(out);
-        let losses = GeneratorLosses {
-            total: total.value.item()? as f32,
-            ce: ce.value.item()? as f32,
-            bn_stats: bns.value.item()? as f32,
-        };
-        tape.backward(&total)?;
+        let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &y)?;
+        let synthetic = Synthetic { images: images.value.clone(), labels: y.value.clone(), teacher_logits: logits };
+        let losses = total.read()?;
+        tape.backward(&total.loss)?;
         let (values, grads) = self.network.params.flat()?;
         self.adam.step(values, grads, self.recipe.lr)?;
         Ok((synthetic, losses))
     }
 }
 
-/// `(1/L) sum_l [MSE(mean_l, running_mean_l) + MSE(var_l, running_var_l)]` (GDFQ equation of L_BNS; methods 1.4).
-pub fn bn_stats_loss_of(tape: &mut Tape, teacher: &Network, stats: &[BnStatistics]) -> Result<Var> {
-    if stats.is_empty() {
-        return Err(crate::Error::network(
-            &teacher.graph.name,
-            "has no batch normalisation: there are no statistics to match; use a checkpoint with unfolded BN",
-        ));
+/// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits.
+pub(super) fn teacher_loss(
+    tape: &mut Tape,
+    teacher: &mut Network,
+    loss: &GeneratorLoss,
+    images: &Var,
+    labels: &Var,
+) -> Result<(Total, Tensor)> {
+    let needs = loss.needs();
+    let taps = Taps { bn_stats: needs.bn_stats, nodes: Vec::new() };
+    let out = teacher.forward(tape, std::slice::from_ref(images), Forward::eval(), &taps)?;
+    let view = TeacherView { teacher, images, labels, logits: out.output, bn_stats: out.bn_stats };
+    let mut terms = Vec::new();
+    for term in loss.terms() {
+        terms.push((term.name(), term.weight(), term.loss(tape, &view)?));
     }
-    let mut terms = Vec::with_capacity(stats.len());
-    for s in stats {
-        let NodeKind::BatchNorm { mean, var, .. } = &teacher.graph.nodes[s.node].kind else {
-            unreachable!("statistics come from batch norms")
-        };
-        terms.push(bn_stats_loss(tape, &s.mean, &s.var, &teacher.buffers[mean], &teacher.buffers[var])?);
-    }
-    let share = 1.0 / terms.len() as f32;
-    let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (share, t)).collect();
-    weighted_sum(tape, &weighted)
+    Ok((Total::new(tape, terms)?, view.logits.value))
 }

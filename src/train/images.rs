@@ -1,13 +1,13 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, bn_stats_loss_of, stream};
+use super::generator_step::{Draw, GeneratorStep, stream, teacher_loss};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::graph::{Forward, Network, Taps};
-use crate::methods::Recipe;
-use crate::ops::{elementwise::weighted_sum, embedding::embedding, loss::softmax_cross_entropy, random};
+use crate::methods::{ImagesRecipe, Recipe};
+use crate::ops::{embedding::embedding, random};
 use crate::optim::Adam;
 use crate::tensor::{DType, Tensor};
 
@@ -23,15 +23,15 @@ pub struct ImagePool {
 }
 
 impl ImagePool {
-    /// Optimises `recipe.images.count` images in batches; `progress(done, of, loss)` after each batch.
+    /// Optimises `r.count` images in batches; `progress(done, of, loss)` after each batch.
     pub fn make(
         device: &Device,
         teacher: &mut Network,
         generator: &mut GeneratorStep,
         recipe: &Recipe,
+        r: &ImagesRecipe,
         mut progress: impl FnMut(usize, usize, f32) -> Result<()>,
     ) -> Result<Self> {
-        let r = &recipe.images;
         let n = recipe.batch;
         let batches = r.count.div_ceil(n);
         let classes = teacher.graph.classes;
@@ -55,16 +55,12 @@ impl ImagePool {
             for k in 0..r.iters {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
-                let taps = Taps { bn_stats: true, nodes: Vec::new() };
-                let out = teacher.forward(&mut tape, &[leaf], Forward::eval(), &taps)?;
-                let ce = softmax_cross_entropy(&mut tape, &out.output, &Var::constant(y.clone()))?;
-                let bns = bn_stats_loss_of(&mut tape, teacher, &out.bn_stats)?;
-                let total = weighted_sum(&mut tape, &[(r.ce, &ce), (r.bn_stats, &bns)])?;
+                let labels = Var::constant(y.clone());
+                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &labels)?.0;
                 if k + 1 == r.iters {
-                    last = total.value.item()? as f32;
+                    last = total.loss.value.item()? as f32;
                 }
-                drop(out);
-                tape.backward(&total)?;
+                tape.backward(&total.loss)?;
                 // Half a cosine to zero: the last iterations settle the statistics.
                 let rate = 0.5 * (1.0 + (std::f32::consts::PI * k as f32 / r.iters as f32).cos());
                 adam.step(&mut x, &grad, r.lr * rate)?;

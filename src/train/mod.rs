@@ -11,8 +11,8 @@ mod student_step;
 mod supervised;
 
 pub use evaluate::{Accuracy, evaluate};
-pub use generator_step::{GeneratorLosses, GeneratorStep, bn_stats_loss_of};
+pub use generator_step::{GeneratorStep};
 pub use images::ImagePool;
 pub use run::{Event, QuantizeRun, TestSet, Summary, Tally};
-pub use student_step::{StudentLosses, StudentStep};
+pub use student_step::{StudentStep};
 pub use supervised::{SupervisedConfig, SupervisedEpoch, train_supervised};

@@ -3,15 +3,15 @@
 use super::calibrate::{calibrate, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::evaluate::{Accuracy, evaluate};
-use super::generator_step::{GeneratorLosses, GeneratorStep};
+use super::generator_step::GeneratorStep;
 use super::images::{ImagePool, infer};
-use super::student_step::{StudentLosses, StudentStep};
+use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
 use crate::graph::passes::quantize;
 use crate::graph::{Forward, Network, RangeMode, Taps};
-use crate::methods::Recipe;
+use crate::methods::{Losses, Recipe};
 use crate::ops::accuracy::argmax;
 use crate::ops::loss::{KlReduction, kl_distill};
 use crate::tensor::Tensor;
@@ -41,9 +41,9 @@ pub struct Tally {
 
 /// What a run reports while it goes.
 pub enum Event<'a> {
-    Generator { it: u64, losses: GeneratorLosses },
+    Generator { it: u64, losses: Losses },
     Images { done: usize, of: usize, loss: f32 },
-    Student { it: u64, losses: StudentLosses },
+    Student { it: u64, losses: Losses },
     Evaluated { tally: &'a Tally, phase: &'a str },
 }
 
@@ -95,13 +95,14 @@ impl QuantizeRun {
     /// A run at its start. The teacher is frozen from here on.
     pub fn new(device: &Device, mut teacher: Network, norm: Normalization, recipe: Recipe) -> Result<Self> {
         recipe.validate()?;
+        recipe.check_teacher(&teacher.graph)?;
         teacher.params.freeze();
         let graph = quantize(&teacher.graph, recipe.quantize_spec())?;
         let mut student = Network::new(device, graph, recipe.seed)?;
         student.copy_from(&teacher)?;
         let mut student = StudentStep::new(student, &recipe)?;
         set_weight_ranges(&mut student, &recipe)?;
-        let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe.generator, recipe.seed)?;
+        let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe)?;
         Ok(Self {
             recipe,
             teacher,
@@ -169,7 +170,7 @@ impl QuantizeRun {
     /// Generator only; ranges tracked along when the recipe calibrates during warm-up.
     fn warmup_step(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
         let (made, losses) = self.generator.step(&mut self.teacher, self.recipe.batch, it)?;
-        finite(it, &[("generator loss", losses.total), ("BN-statistics loss", losses.bn_stats)])?;
+        finite(it, "generator_loss", &losses)?;
         if self.recipe.ranges.batches == 0 {
             self.student.observe(&made.images, tracking(&self.recipe))?;
         }
@@ -178,10 +179,11 @@ impl QuantizeRun {
 
     /// Stored images, calibration, and the first evaluation.
     fn finish_warmup(&mut self, tests: &[TestSet], report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
-        if self.recipe.images.count > 0 && self.pool.is_none() {
+        if let (Some(images), None) = (self.recipe.images.as_ref().filter(|i| i.count > 0), &self.pool) {
             let device = self.teacher.device();
             let tell = |done, of, loss| report(Event::Images { done, of, loss });
-            self.pool = Some(ImagePool::make(&device, &mut self.teacher, &mut self.generator, &self.recipe, tell)?);
+            let (teacher, generator) = (&mut self.teacher, &mut self.generator);
+            self.pool = Some(ImagePool::make(&device, teacher, generator, &self.recipe, images, tell)?);
         }
         for b in 0..HELD_OUT.div_ceil(self.recipe.batch) as u64 {
             let (x, _) = self.generator.sample(self.recipe.batch, HELD_OUT_BASE + b, true)?;
@@ -202,13 +204,13 @@ impl QuantizeRun {
         let r = &self.recipe;
         let n = r.batch;
         // Low-discrepancy choice between stored and fresh images: exactly `share` of the batches, evenly spread.
-        let share = f64::from(r.images.share);
+        let share = r.images.as_ref().map_or(0.0, |i| f64::from(i.share));
         let stored = (it as f64 * share).floor() > ((it - 1) as f64 * share).floor();
         let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
         let (mut images, mut labels, mut logits) = (None, None, None);
         if step_generator {
             let (made, losses) = self.generator.step(&mut self.teacher, n, it)?;
-            finite(it, &[("generator loss", losses.total)])?;
+            finite(it, "generator_loss", &losses)?;
             report(Event::Generator { it, losses })?;
             (images, labels, logits) = (Some(made.images), Some(made.labels), Some(made.teacher_logits));
         }
@@ -222,7 +224,7 @@ impl QuantizeRun {
             }
         };
         let losses = self.student.step(&images, &labels, &logits, it)?;
-        finite(it, &[("student loss", losses.total)])?;
+        finite(it, "student_loss", &losses)?;
         report(Event::Student { it, losses })
     }
 
@@ -318,14 +320,13 @@ impl QuantizeRun {
     }
 }
 
-fn finite(step: u64, terms: &[(&str, f32)]) -> Result<()> {
-    match terms.iter().find(|(_, v)| !v.is_finite()) {
-        None => Ok(()),
-        Some((term, value)) => Err(Error::NonFinite {
-            step,
-            term: term.to_string(),
-            value: *value,
-            hint: "; lower student.lr or generator.lr",
-        }),
-    }
+/// Stops a run whose loss is no number, naming the term that broke first.
+fn finite(step: u64, loss: &str, losses: &Losses) -> Result<()> {
+    let broken = losses.terms.iter().find(|(_, v)| !v.is_finite());
+    let (term, value) = match broken {
+        Some((name, v)) => (format!("{loss}.{name}"), *v),
+        None if losses.total.is_finite() => return Ok(()),
+        None => (loss.to_string(), losses.total),
+    };
+    Err(Error::NonFinite { step, term, value, hint: "; lower student.lr or generator.lr" })
 }

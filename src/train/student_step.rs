@@ -1,23 +1,13 @@
-//! One student iteration (methods 1.4): `ce * CE(S(x), y) + kl * T^2 KL(T(x) || S(x))`, SGD on the weights, Adam on the
-//! ranges when they are learned.
+//! One student iteration: the recipe's loss terms, SGD on the weights, Adam on the ranges when they are learned.
 
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Network, RangeMode, Taps};
-use crate::methods::{KlReductionName, Recipe, SteName, StudentSchedule, WeightRanges};
-use crate::ops::elementwise::weighted_sum;
+use crate::methods::terms::StudentView;
+use crate::methods::{Losses, Recipe, SteName, StudentSchedule, Total, WeightRanges};
 use crate::ops::fake_quant::Ste;
-use crate::ops::loss::{KlReduction, kl_distill, softmax_cross_entropy};
 use crate::optim::{Adam, Sgd};
 use crate::tensor::Tensor;
-
-/// Losses of one iteration.
-#[derive(Clone, Copy, Debug)]
-pub struct StudentLosses {
-    pub total: f32,
-    pub ce: f32,
-    pub kl: f32,
-}
 
 /// A quantized student and its optimizers.
 pub struct StudentStep {
@@ -70,28 +60,22 @@ impl StudentStep {
     }
 
     /// One step on `images` with labels and the teacher's logits.
-    pub fn step(&mut self, images: &Tensor, labels: &Tensor, teacher: &Tensor, it: u64) -> Result<StudentLosses> {
-        let s = self.recipe.student.clone();
+    pub fn step(&mut self, images: &Tensor, labels: &Tensor, teacher: &Tensor, it: u64) -> Result<Losses> {
         let mut tape = Tape::new(&self.network.device());
         let how = self.forward_mode(RangeMode::Frozen);
         let x = Var::constant(images.clone());
         let logits = self.network.forward(&mut tape, &[x], how, &Taps::default())?.output;
-        let reduction = match s.kl_reduction {
-            KlReductionName::BatchMean => KlReduction::BatchMean,
-            KlReductionName::ElementMean => KlReduction::ElementMean,
-        };
-        let ce = softmax_cross_entropy(&mut tape, &logits, &Var::constant(labels.clone()))?;
-        let kl = kl_distill(&mut tape, &logits, teacher, s.temperature, reduction)?;
-        let total = weighted_sum(&mut tape, &[(s.ce, &ce), (s.kl, &kl)])?;
-        let losses = StudentLosses {
-            total: total.value.item()? as f32,
-            ce: ce.value.item()? as f32,
-            kl: kl.value.item()? as f32,
-        };
-        tape.backward(&total)?;
+        let view = StudentView { logits, labels: &Var::constant(labels.clone()), teacher_logits: teacher };
+        let mut terms = Vec::new();
+        for term in self.recipe.student_loss.terms() {
+            terms.push((term.name(), term.weight(), term.loss(&mut tape, &view)?));
+        }
+        let total = Total::new(&mut tape, terms)?;
+        let losses = total.read()?;
+        tape.backward(&total.loss)?;
         let rate = self.rate(it);
         let (values, grads) = self.network.params.flat()?;
-        self.sgd.step(values, grads, s.lr * rate)?;
+        self.sgd.step(values, grads, self.recipe.student.lr * rate)?;
         if let Some(adam) = &mut self.adam {
             let (values, grads) = self.network.ranges.flat()?;
             adam.step(values, grads, self.recipe.ranges.lr * rate)?;

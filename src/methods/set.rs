@@ -1,0 +1,99 @@
+//! `--set key.path=value`: one key of a recipe, checked against everything that a recipe may contain.
+
+use super::loss::{GeneratorLoss, StudentLoss};
+use super::recipe::{ImagesRecipe, Recipe};
+use crate::{Error, Result};
+use toml::{Table, Value};
+
+impl Recipe {
+    /// Sets `key.path=value` (TOML value syntax; bare words are taken as strings). A table that the recipe lacks, such
+    /// as `generator_loss.pair`, starts from its defaults.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let fail = |detail: String| Error::config(format!("--set {assignment}"), detail);
+        let (key, value) = assignment.split_once('=').ok_or_else(|| fail("expected KEY=VALUE".into()))?;
+        let value = value.trim();
+        let parsed: Table = toml::from_str(&format!("v = {value}"))
+            .or_else(|_| toml::from_str(&format!("v = {value:?}")))
+            .map_err(|e| fail(e.to_string()))?;
+        let mut new = parsed.get("v").cloned().ok_or_else(|| fail("expected one value".into()))?;
+
+        let mut tree = Table::try_from(&*self).expect("a recipe is plain data");
+        let full = Table::try_from(self.full()).expect("a recipe is plain data");
+        let (mut at, mut known) = (&mut tree, &full);
+        let parts: Vec<&str> = key.trim().split('.').collect();
+        let (last, path) = parts.split_last().expect("split gives one part at least");
+        for part in path {
+            let Some(Value::Table(below)) = known.get(*part) else {
+                return Err(fail(unknown("section", part, known)));
+            };
+            known = below;
+            let entry = at.entry(*part).or_insert_with(|| Value::Table(below.clone()));
+            at = entry.as_table_mut().expect("same structure as the full recipe");
+        }
+        match known.get(*last) {
+            None => return Err(fail(unknown("key", last, known))),
+            Some(Value::Table(below)) => {
+                let keys: Vec<&String> = below.keys().collect();
+                return Err(fail(format!("'{last}' is a section; set one of its keys {keys:?}")));
+            }
+            // An integer where a float is meant (`lr=1`) is a float.
+            Some(Value::Float(_)) if new.is_integer() => {
+                new = Value::Float(new.as_integer().expect("checked") as f64);
+            }
+            Some(_) => {}
+        }
+        at.insert((*last).to_string(), new);
+        *self = tree.try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
+        Ok(())
+    }
+
+    /// This recipe with every optional part present: the schema of [`Recipe::set`].
+    fn full(&self) -> Self {
+        let mut r = self.clone();
+        (r.first_bits, r.last_bits) = (r.first_bits.or(Some(8)), r.last_bits.or(Some(8)));
+        (r.generator_loss, r.student_loss) = (GeneratorLoss::full(), StudentLoss::full());
+        let mut images = ImagesRecipe { count: 0, share: 0.0, ..r.images.take().unwrap_or_default() };
+        images.loss = GeneratorLoss::full();
+        r.images = Some(images);
+        r
+    }
+}
+
+fn unknown(what: &str, name: &str, known: &Table) -> String {
+    let nearest = known.keys().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+    let keys: Vec<&String> = known.keys().collect();
+    match nearest {
+        Some(n) if strsim::jaro(n, name) > 0.7 => format!("no {what} '{name}'; did you mean '{n}'? known here: {keys:?}"),
+        _ => format!("no {what} '{name}'; known here: {keys:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipe::EmaName;
+    use super::*;
+
+    #[test]
+    fn set_changes_one_key_and_refuses_others() {
+        let mut r = Recipe::load("gdfq").unwrap();
+        r.set("student.lr=1").unwrap();
+        r.set("ranges.ema=legacy").unwrap();
+        assert_eq!((r.student.lr, r.ranges.ema), (1.0, EmaName::Legacy));
+        for bad in ["student.lrr=1", "nothing.lr=1", "student.lr=fast", "batch=-3", "student.lr", "student=1"] {
+            assert!(r.clone().set(bad).is_err(), "{bad} was accepted");
+        }
+        r.set("wbits=9").unwrap();
+        assert!(r.validate().unwrap_err().to_string().contains("2 to 8"));
+    }
+
+    #[test]
+    fn set_brings_in_an_absent_table_with_its_defaults() {
+        let mut r = Recipe::load("gdfq").unwrap();
+        r.images = None;
+        r.set("images.count=64").unwrap();
+        let images = r.images.unwrap();
+        assert_eq!((images.count, images.share), (64, 0.0));
+        let e = Recipe::load("gdfq").unwrap().set("generator_loss.bn_stat.weight=1").unwrap_err().to_string();
+        assert!(e.contains("did you mean 'bn_stats'"), "{e}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Distance of a batch's statistics from the teacher's running ones.
+
+use super::{GeneratorTerm, Needs, TeacherView, not_negative};
+use crate::autograd::{Tape, Var};
+use crate::graph::{Graph, NodeKind};
+use crate::ops::bn_stats_loss::bn_stats_loss;
+use crate::ops::elementwise::weighted_sum;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// `(1/L) sum_l [MSE(mean_l, running_mean_l) + MSE(var_l, running_var_l)]` over the inputs of the `L` batch norms, with
+/// biased variances (not standard deviations). GDFQ (Xu et al., ECCV 2020), paper and released code; weight 0.1 there,
+/// 1 in KMDFQ, AdaDFQ, IntraQ and HAST.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BnStats {
+    pub weight: f32,
+}
+
+impl Default for BnStats {
+    fn default() -> Self {
+        Self { weight: 0.1 }
+    }
+}
+
+impl GeneratorTerm for BnStats {
+    fn name(&self) -> &'static str {
+        "bn_stats"
+    }
+    fn weight(&self) -> f32 {
+        self.weight
+    }
+    fn needs(&self) -> Needs {
+        Needs { bn_stats: true }
+    }
+    fn check(&self, teacher: Option<&Graph>) -> Result<()> {
+        has_batch_norm(self.name(), teacher)?;
+        not_negative(self.name(), "weight", self.weight)
+    }
+    fn loss(&self, tape: &mut Tape, view: &TeacherView) -> Result<Var> {
+        let mut terms = Vec::with_capacity(view.bn_stats.len());
+        for s in &view.bn_stats {
+            let NodeKind::BatchNorm { mean, var, .. } = &view.teacher.graph.nodes[s.node].kind else {
+                unreachable!("statistics come from batch norms")
+            };
+            let (mean, var) = (&view.teacher.buffers[mean], &view.teacher.buffers[var]);
+            terms.push(bn_stats_loss(tape, &s.mean, &s.var, mean, var)?);
+        }
+        let share = 1.0 / terms.len() as f32;
+        let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (share, t)).collect();
+        weighted_sum(tape, &weighted)
+    }
+}
+
+/// Refuses a teacher without batch norms: there would be no statistics to match.
+pub(super) fn has_batch_norm(term: &str, teacher: Option<&Graph>) -> Result<()> {
+    match teacher {
+        Some(g) if g.batch_norm_inputs().is_empty() => Err(Error::network(
+            &g.name,
+            format!("has no batch normalisation, whose statistics {term} matches; use a checkpoint with unfolded BN"),
+        )),
+        _ => Ok(()),
+    }
+}

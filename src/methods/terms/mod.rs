@@ -1,0 +1,80 @@
+//! Loss terms: each file holds one term's settings (a table of a recipe), its equation with source, and its computation.
+
+mod bn_stats;
+mod cross_entropy;
+mod kl;
+
+pub use bn_stats::BnStats;
+pub use cross_entropy::{CrossEntropy, StudentCrossEntropy};
+pub use kl::{Kl, KlReductionName};
+
+use crate::autograd::{Tape, Var};
+use crate::graph::{BnStatistics, Graph, Network};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// What a generator term wants from the teacher's pass besides the logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Batch statistics of every batch-norm input.
+    pub bn_stats: bool,
+}
+
+impl Needs {
+    pub fn and(self, other: Self) -> Self {
+        Self { bn_stats: self.bn_stats || other.bn_stats }
+    }
+}
+
+/// One batch of synthetic images as the teacher sees it, on the tape that leads back to the generator.
+pub struct TeacherView<'a> {
+    pub teacher: &'a Network,
+    /// `[n h w c]`.
+    pub images: &'a Var,
+    /// I32 `[n]`, constant.
+    pub labels: &'a Var,
+    /// `[n classes]`.
+    pub logits: Var,
+    /// As asked for by [`Needs`].
+    pub bn_stats: Vec<BnStatistics>,
+}
+
+/// A term of what images are trained for.
+pub trait GeneratorTerm {
+    /// Its table's name in a recipe.
+    fn name(&self) -> &'static str;
+    fn weight(&self) -> f32;
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+    /// Whether its settings make sense, and whether `teacher` can serve it (absent while only settings are checked).
+    fn check(&self, teacher: Option<&Graph>) -> Result<()>;
+    /// Its value, without the weight: one element.
+    fn loss(&self, tape: &mut Tape, view: &TeacherView) -> Result<Var>;
+}
+
+/// One batch as the student sees it.
+pub struct StudentView<'a> {
+    /// `[n classes]`, on the student's tape.
+    pub logits: Var,
+    /// I32 `[n]`, constant.
+    pub labels: &'a Var,
+    /// The teacher's, `[n classes]`.
+    pub teacher_logits: &'a Tensor,
+}
+
+/// A term of what the student is trained for.
+pub trait StudentTerm {
+    fn name(&self) -> &'static str;
+    fn weight(&self) -> f32;
+    fn check(&self, teacher: Option<&Graph>) -> Result<()>;
+    fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var>;
+}
+
+/// Refuses a setting that is negative or not finite; `key` is relative to the term.
+fn not_negative(term: &str, key: &str, v: f32) -> Result<()> {
+    if v.is_finite() && v >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::config(format!("{term}.{key}"), format!("{v} must be finite and not negative")))
+}
