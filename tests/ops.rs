@@ -2,58 +2,13 @@
 //! in use (the emulator, or a GPU with GHOSTBIT_TEST_DRIVER=nvidia), against the f64 oracle; two runs bitwise equal.
 //! Fresh memory is NaN on both devices, so a value that is read before it is written fails its comparison.
 
+mod inputs;
+
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
-use ghostbit::ops::case::{Case, Fill, GradCheck, Input};
+use ghostbit::ops::case::{Case, GradCheck};
 use ghostbit::tensor::{DType, Tensor, init};
-
-/// SplitMix64: the tests' own generator, so that they do not rest on the op under test.
-struct Rng(u64);
-impl Rng {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn uniform(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-    fn normal(&mut self) -> f64 {
-        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-}
-
-/// Values are rounded to f32 so that all precisions start from the same numbers.
-fn values(input: &Input, rng: &mut Rng) -> Vec<f64> {
-    let n = input.shape.elements();
-    let draw = |rng: &mut Rng| match &input.fill {
-        Fill::Normal { scale } => scale * rng.normal(),
-        Fill::Uniform { low, high } => low + (high - low) * rng.uniform(),
-        Fill::Away { scale, step, gap } => {
-            let v = scale * rng.normal();
-            let nearest = (v / step).round() * step;
-            if (v - nearest).abs() < *gap { nearest + gap * if v >= nearest { 1.0 } else { -1.0 } } else { v }
-        }
-        Fill::Labels { classes } => (rng.bits() % *classes as u64) as f64,
-        Fill::Values(_) => unreachable!("handled below"),
-    };
-    match &input.fill {
-        Fill::Values(v) => v.clone(),
-        _ => (0..n).map(|_| f64::from(draw(rng) as f32)).collect(),
-    }
-}
-
-fn tensor(device: &Device, input: &Input, v: &[f64], dtype: DType) -> Tensor {
-    match (&input.fill, dtype) {
-        (Fill::Labels { .. }, _) => {
-            Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as i32).collect::<Vec<_>>()).unwrap()
-        }
-        (_, DType::F64) => Tensor::from_slice(device, input.shape, v).unwrap(),
-        _ => Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as f32).collect::<Vec<_>>()).unwrap(),
-    }
-}
+use inputs::{Rng, tensor, values};
 
 struct Outcome {
     outputs: Vec<Vec<f64>>,

@@ -14,13 +14,18 @@ pub fn make(file: &Path) -> Result<(), String> {
     let _ = fs::remove_dir_all(&stage);
     let folder = stage.join("ghostbit");
     let io = |e: std::io::Error| format!("{}: {e}", folder.display());
-    // Without the emulator: its libraries are not needed there, and the tests then want a GPU.
+    // Without the emulator: its libraries are not needed there, and the tests then want a GPU. The test of the source
+    // tree stays at home.
     for (name, kind) in [("bin", ["--bins"].as_slice()), ("tests", &["--lib", "--tests"]), ("benches", &["--benches"])]
     {
         let to = folder.join(name);
         fs::create_dir_all(&to).map_err(io)?;
-        for binary in build(name, kind)? {
-            fs::copy(&binary, to.join(plain_name(&binary))).map_err(|e| format!("{}: {e}", binary.display()))?;
+        let programs = build(name, kind)?;
+        if programs.is_empty() {
+            return Err(format!("cargo built no {name}"));
+        }
+        for (program, path) in programs.iter().filter(|(program, _)| program != "layout") {
+            fs::copy(path, to.join(program)).map_err(|e| format!("{}: {e}", path.display()))?;
         }
     }
     for data in ["recipes", "assets"] {
@@ -37,35 +42,40 @@ pub fn make(file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds one kind of target in release mode and returns the programs.
-fn build(name: &str, kind: &[&str]) -> Result<Vec<PathBuf>, String> {
+/// Builds one kind of target in release mode and returns the programs: name in the bundle, path.
+fn build(name: &str, kind: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
     let cargo = env::var("CARGO").unwrap_or("cargo".into());
     let verb: &[&str] = match name {
-        "tests" => &["test", "--no-run"],
+        "tests" => &["test", "--release", "--no-run"],
         "benches" => &["bench", "--no-run"],
         _ => &["build", "--release"],
     };
-    let release: &[&str] = if name == "tests" { &["--release"] } else { &[] };
     let mut command = Command::new(cargo);
-    command.args(verb).args(release).args(kind).args(["--package", "ghostbit", "--no-default-features"]);
+    command.args(verb).args(kind).args(["--package", "ghostbit", "--no-default-features"]);
     command.args(["--message-format", "json-render-diagnostics"]).current_dir(crate::root()).stderr(Stdio::inherit());
     let done = command.output().map_err(|e| format!("cargo: {e}"))?;
     if !done.status.success() {
         return Err(format!("cargo failed to build the {name}"));
     }
     let lines = String::from_utf8_lossy(&done.stdout).into_owned();
-    // Each artifact is one line of JSON; programs have `"executable":"<path>"`.
-    let path = |line: &str| line.split("\"executable\":\"").nth(1)?.split('"').next().map(PathBuf::from);
-    Ok(lines.lines().filter_map(path).collect())
+    Ok(lines.lines().filter_map(|line| program(line, name)).collect())
 }
 
-/// `ops-018541450246da8b` -> `ops`
-fn plain_name(path: &Path) -> String {
-    let stem = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match stem.rsplit_once('-') {
-        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => name.into(),
-        _ => stem,
-    }
+/// The program in one line of cargo's JSON, if it is one of those asked for. With the tests and benches of a package cargo
+/// also builds its `[[bin]]`, as itself and as a (here empty) test.
+fn program(line: &str, wanted: &str) -> Option<(String, PathBuf)> {
+    let text = |key: &str| line.split(&format!("\"{key}\":\"")).nth(1)?.split('"').next();
+    let path = PathBuf::from(text("executable")?);
+    let kind = line.split("\"kind\":[\"").nth(1)?.split('"').next()?;
+    // `ops-018541450246da8b` -> `ops`; the library's own tests are named after the crate, as the program is.
+    let stem = path.file_name()?.to_string_lossy().into_owned();
+    let name = match (wanted, kind) {
+        ("bin", "bin") => stem,
+        ("tests", "lib") => "lib".into(),
+        ("tests", "test") | ("benches", "bench") => stem.rsplit_once('-')?.0.into(),
+        _ => return None,
+    };
+    Some((name, path))
 }
 
 fn nvcc_found() -> bool {
@@ -78,4 +88,24 @@ fn nvcc_found() -> bool {
 fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_asked_for() {
+        let line = |kind: &str, file: &str| {
+            format!(r#"{{"target":{{"kind":["{kind}"],"name":"x"}},"executable":"/t/deps/{file}","fresh":true}}"#)
+        };
+        let name = |wanted, kind, file| program(&line(kind, file), wanted).map(|(name, _)| name);
+        assert_eq!(name("tests", "test", "ops-018541450246da8b").as_deref(), Some("ops"));
+        assert_eq!(name("tests", "lib", "ghostbit-68ec9a7a453e6421").as_deref(), Some("lib"));
+        assert_eq!(name("tests", "bin", "ghostbit-15bfd3b313872244"), None);
+        assert_eq!(name("benches", "bin", "ghostbit"), None);
+        assert_eq!(name("benches", "bench", "step-2b2be6287c70a683").as_deref(), Some("step"));
+        assert_eq!(name("bin", "bin", "ghostbit").as_deref(), Some("ghostbit"));
+        assert_eq!(program(r#"{"target":{"kind":["lib"]},"executable":null}"#, "tests"), None);
+    }
 }

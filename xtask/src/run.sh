@@ -7,6 +7,9 @@
 cd "$(dirname "$0")" || exit 1
 what=${1:-all}
 export GHOSTBIT_TEST_DRIVER=nvidia
+export GHOSTBIT_BENCH_DEVICE=cuda
+# Where the tests of the command line find it.
+export CARGO_BIN_EXE_ghostbit="$PWD/bin/ghostbit"
 export RUST_BACKTRACE=1
 failed=
 
