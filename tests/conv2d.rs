@@ -4,7 +4,8 @@ use ghostbit::Result;
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
 use ghostbit::ops::conv2d::{Conv2dParams, conv2d, upsample_conv2d};
-use ghostbit::tensor::Tensor;
+use ghostbit::ops::conv2d_depthwise::conv2d_depthwise;
+use ghostbit::tensor::{DType, Tensor, init};
 use std::time::Instant;
 
 fn ramp(device: &Device, shape: [usize; 4], seed: usize) -> Tensor {
@@ -60,6 +61,83 @@ fn wrong_shapes_are_errors() {
     assert!(message(try_it([1, 2, 2, 3], [2, 5, 5, 3], 2, p(1, 1))).contains("does not fit"));
     assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(0, 1))).contains("stride 0"));
     assert!(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(1, 1)).is_ok());
+}
+
+/// A depthwise convolution is a convolution whose filter mixes no channels; in f64, outputs and all gradients.
+#[test]
+fn depthwise_is_a_diagonal_convolution() {
+    let device = Device::cpu();
+    let (c, r, s) = (5, 3, 4);
+    let double = |t: Tensor| init::cast(&t, DType::F64).unwrap();
+    let x = double(ramp(&device, [2, 9, 8, c], 1));
+    let (narrow, bias) = (double(ramp(&device, [c, r, s, 1], 2)), Tensor::from_slice(&device, [c], &[1f64, 2., 3., 4., 5.]));
+    let mut dense = vec![0f64; c * r * s * c];
+    for (i, v) in narrow.to_f64().unwrap().into_iter().enumerate() {
+        dense[i * c + i / (r * s)] = v;
+    }
+    let (dense, bias) = (Tensor::from_slice(&device, [c, r, s, c], &dense).unwrap(), bias.unwrap());
+    for p in [Conv2dParams::new(1, 2), Conv2dParams::new(2, 1), Conv2dParams::new(2, 3).dilation(2)] {
+        let run = |w: &Tensor, depthwise: bool| {
+            let mut tape = Tape::new(&device);
+            let (x, w, b) = (tape.leaf(x.clone()), tape.leaf(w.clone()), tape.leaf(bias.clone()));
+            let y = if depthwise { conv2d_depthwise(&mut tape, &x, &w, Some(&b), p) } else { conv2d(&mut tape, &x, &w, Some(&b), p) };
+            let y = y.unwrap();
+            let shape = [y.shape()[0], y.shape()[1], y.shape()[2], c];
+            let g = tape.backward_from(&[(&y, double(ramp(&device, shape, 3)))]).unwrap();
+            [y.value, g.of(&x).unwrap(), g.of(&w).unwrap(), g.of(&b).unwrap()].map(|t| t.to_f64().unwrap())
+        };
+        let (mut want, got) = (run(&dense, false), run(&narrow, true));
+        want[2] = (0..c * r * s).map(|i| want[2][i * c + i / (r * s)]).collect();
+        for (part, (want, got)) in want.iter().zip(&got).enumerate() {
+            assert_eq!(want.len(), got.len());
+            for (a, b) in want.iter().zip(got) {
+                assert!((a - b).abs() < 1e-12, "{p:?}, part {part}: {a} {b}");
+            }
+        }
+    }
+    let mut tape = Tape::new(&device);
+    let w = Var::constant(double(ramp(&device, [c, 3, 3, 2], 2)));
+    let e = conv2d_depthwise(&mut tape, &Var::constant(x), &w, None, Conv2dParams::new(1, 1)).unwrap_err().to_string();
+    assert!(e.contains("(5 r s 1)") && e.contains("5x3x3x2"), "{e}");
+}
+
+/// As `speed`, of depthwise convolutions with bias.
+#[test]
+#[ignore = "a measurement"]
+fn depthwise_speed() {
+    let device = Device::cpu();
+    let p = Conv2dParams::new;
+    let shapes = [
+        ("5x5 c128 @16", [64, 16, 16, 128], 5, p(1, 2)),
+        ("7x7 d3 c128 @16", [64, 16, 16, 128], 7, p(1, 9).dilation(3)),
+        ("5x5 c64 @32", [64, 32, 32, 64], 5, p(1, 2)),
+        ("7x7 d3 c64 @32", [64, 32, 32, 64], 7, p(1, 9).dilation(3)),
+        ("3x3 c96 @32", [64, 32, 32, 96], 3, p(1, 1)),
+        ("3x3 s2 c96 @32", [64, 32, 32, 96], 3, p(2, 1)),
+    ];
+    for (name, x, taps, p) in shapes {
+        let (xv, wv) = (ramp(&device, x, 1), ramp(&device, [x[3], taps, taps, 1], 2));
+        let mut best = [f64::MAX; 3];
+        let start = Instant::now();
+        while start.elapsed().as_secs_f64() < 1.5 {
+            for (i, best) in best.iter_mut().enumerate() {
+                let mut tape = Tape::new(&device);
+                let x = if i == 1 { tape.leaf(xv.clone()) } else { Var::constant(xv.clone()) };
+                let w = if i == 2 { tape.leaf(wv.clone()) } else { Var::constant(wv.clone()) };
+                let t = Instant::now();
+                let y = conv2d_depthwise(&mut tape, &x, &w, None, p).unwrap();
+                if i == 0 {
+                    *best = best.min(t.elapsed().as_secs_f64());
+                } else {
+                    let dy = y.value.duplicate().unwrap();
+                    let t = Instant::now();
+                    tape.backward_from(&[(&y, dy)]).unwrap();
+                    *best = best.min(t.elapsed().as_secs_f64());
+                }
+            }
+        }
+        println!("{name:<18} fprop {:7.2} ms  dgrad {:7.2} ms  wgrad {:7.2} ms", best[0] * 1e3, best[1] * 1e3, best[2] * 1e3);
+    }
 }
 
 /// `cargo test --release --test conv2d -- --ignored --nocapture`: milliseconds and GFLOP/s (counted products) per shape

@@ -24,6 +24,7 @@ registry! {
     bn_stats_loss,
     channel_stats,
     conv2d,
+    conv2d_depthwise,
     elementwise,
     embedding,
     fake_quant,

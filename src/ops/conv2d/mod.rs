@@ -88,7 +88,7 @@ fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
 }
 
 /// Writes `y[n p q k]`. Shapes already checked, here and below.
-fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2dParams) -> Result<()> {
+pub(crate) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
     if x.gpu().is_some() {
         gpu::fprop(x, w, bias, y, p)
@@ -104,7 +104,7 @@ fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2
 }
 
 /// Input gradient into `dx[n h w c]`.
-fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+pub(crate) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
     if dy.gpu().is_some() {
         gpu::dgrad(dy, w, dx, mode, p)
@@ -120,7 +120,7 @@ fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dPara
 }
 
 /// Filter gradient into `dw[k r s c]`.
-fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
+pub(crate) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
     if x.gpu().is_some() {
         gpu::wgrad(x, dy, dw, mode, p)
@@ -136,7 +136,7 @@ fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dPara
 }
 
 /// Bias gradient into `db[k]`: the sum of `dy` over all but the last dimension.
-fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
+pub(crate) fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
     if dy.gpu().is_some() {
         return gpu::bias_grad(dy, db, mode);
     }
