@@ -25,6 +25,7 @@ registry! {
     channel_stats,
     conv2d,
     conv2d_depthwise,
+    conv_bn_tune,
     crop_flip,
     elementwise,
     embedding,

@@ -1,0 +1,196 @@
+//! Convolution and evaluation-mode batch normalization as one convolution with scaled filters (Tune mode: You et al. 2024,
+//! "Efficient ConvBN Blocks for Transfer Learning and Beyond"; also PyTorch's `efficient_conv_bn_eval`).
+//!
+//! With the stored statistics `mu`, `var` and `r = 1 / sqrt(var + eps)`, per output channel:
+//! ```text
+//! s = gamma r    w' = s w    b' = beta + s (b - mu)    y = conv(x, w') + b'
+//! dx = dgrad(dy, w')    dw = s dw'    dbeta = db'    db = s db'    dgamma = r (sum dw' w + (b - mu) db')
+//! ```
+//! where `dw' = wgrad(x, dy)` and `db' = sum dy`. Outputs and gradients are those of `conv2d` followed by
+//! `batch_norm_eval`, up to rounding, because batch normalization is linear in `w`; but the convolution's output, which
+//! gamma's gradient needs there, is neither computed nor kept.
+//!
+//! For a quantized student pass `fake_quant(w)` as `w`: the quantizer commutes with the scale, `dgamma` then has the
+//! quantized filters in it, as the unfused graph has, and the straight-through rule stays where it is.
+
+mod rule;
+
+use super::case::{Case, Fill, Input};
+use super::conv2d::{Conv2dParams, Geometry, fprop};
+use crate::Result;
+use crate::autograd::{Tape, Var};
+use crate::device::Launch;
+use crate::tensor::{Real, Tensor};
+use rayon::prelude::*;
+use rule::ConvBnTuneOp;
+
+const OP: &str = "conv_bn_tune";
+
+/// The batch normalization after a convolution with `k` outputs: everything is `[k]` and of x's dtype.
+#[derive(Clone, Copy)]
+pub struct TuneNorm<'a> {
+    /// 1 if absent.
+    pub gamma: Option<&'a Var>,
+    /// 0 if absent.
+    pub beta: Option<&'a Var>,
+    /// Stored mean, a constant of the gradient.
+    pub mean: &'a Tensor,
+    /// Stored variance, a constant of the gradient.
+    pub var: &'a Tensor,
+    pub eps: f32,
+}
+
+/// `batch_norm_eval(conv2d(x, w, bias, p), norm)`: `x[n h w c]`, `w[k r s c]`, `bias[k]` to `y[n p q k]`.
+///
+/// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w`, `bias`, gamma and beta. Saved are `x` (where `w` or
+/// gamma needs a gradient), `w` and vectors of `k` values. Errors on shapes that do not fit, as `conv2d`.
+pub fn conv_bn_tune(
+    tape: &mut Tape,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    norm: TuneNorm,
+    p: Conv2dParams,
+) -> Result<Var> {
+    let g = Geometry::new(OP, x.shape(), w.shape(), p)?;
+    crate::ensure_op!(
+        w.dtype() == x.dtype() && w.value.device() == x.value.device(),
+        OP,
+        "input {:?} and filter {:?} differ in dtype or device",
+        x.value,
+        w.value
+    );
+    let values = [
+        ("bias", bias.map(|v| &v.value)),
+        ("gamma", norm.gamma.map(|v| &v.value)),
+        ("beta", norm.beta.map(|v| &v.value)),
+        ("mean", Some(norm.mean)),
+        ("variance", Some(norm.var)),
+    ];
+    for (name, t) in values.iter().filter_map(|(name, t)| Some((name, (*t)?))) {
+        crate::ensure_op!(
+            t.shape()[..] == [g.k] && t.dtype() == x.dtype() && t.device() == x.value.device(),
+            OP,
+            "{name} is {t:?}, expected [{}] of the dtype and device of {:?}",
+            g.k,
+            x.value
+        );
+    }
+    let of = |i: usize| values[i].1.cloned();
+    let fold =
+        Fold { bias: of(0), gamma: of(1), beta: of(2), mean: norm.mean.clone(), var: norm.var.clone(), eps: norm.eps };
+    let (scaled, shift) = fold.apply(&w.value)?;
+    let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
+    fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
+
+    let none = Var::constant(shift);
+    let inputs = [x, w, norm.gamma.unwrap_or(&none), norm.beta.unwrap_or(&none), bias.unwrap_or(&none)];
+    if !tape.wants(&inputs) {
+        return Ok(Var::constant(y));
+    }
+    let keep_x = inputs[1].needs_grad() || inputs[2].needs_grad();
+    let op = ConvBnTuneOp { x: keep_x.then(|| x.value.clone()), x_shape: x.shape(), w: w.value.clone(), fold, p };
+    Ok(tape.record_one(op, &inputs, y))
+}
+
+/// What scales the filters of each output channel, as tensors of `k` values.
+struct Fold {
+    bias: Option<Tensor>,
+    gamma: Option<Tensor>,
+    beta: Option<Tensor>,
+    mean: Tensor,
+    var: Tensor,
+    eps: f32,
+}
+
+impl Fold {
+    /// `w' = s w` and the shift `b'`.
+    fn apply(&self, w: &Tensor) -> Result<(Tensor, Tensor)> {
+        let mut scaled = Tensor::empty_like(w, w.shape())?;
+        let mut shift = Tensor::empty_like(w, [self.mean.len()])?;
+        let length = w.len() / self.mean.len();
+        if let Some(gpu) = w.gpu() {
+            self.launch("conv_bn_tune_scale_f32")
+                .ptr(w.address())
+                .ptr(scaled.address())
+                .ptr(shift.address())
+                .val(length as i32)
+                .val(self.eps)
+                .run(gpu)?;
+        } else {
+            crate::for_real!(OP, w.dtype(), T => {
+                let rows = scaled.host_mut::<T>().par_chunks_mut(length).zip(w.host::<T>().par_chunks(length));
+                rows.zip(shift.host_mut::<T>()).enumerate().for_each(|(k, ((scaled, w), shift))| {
+                    let scale = self.scale::<T>(k);
+                    scaled.iter_mut().zip(w).for_each(|(to, w)| *to = *w * scale);
+                    *shift = at::<T>(&self.beta, k, 0.0) + scale * self.centred_bias::<T>(k);
+                });
+                Ok(())
+            })?;
+        }
+        Ok((scaled, shift))
+    }
+
+    /// A launch with one block per output channel, and the arguments that both kernels begin with.
+    fn launch(&self, kernel: &'static str) -> Launch {
+        let address = |t: &Option<Tensor>| t.as_ref().map_or(0, Tensor::address);
+        Launch::new(kernel)
+            .grid([self.mean.len() as u32, 1, 1])
+            .block([128, 1, 1])
+            .ptr(address(&self.gamma))
+            .ptr(address(&self.beta))
+            .ptr(address(&self.bias))
+            .ptr(self.mean.address())
+            .ptr(self.var.address())
+    }
+
+    /// `1 / sqrt(var + eps)` of a CPU fold.
+    fn inverse<T: Real>(&self, k: usize) -> f64 {
+        1.0 / (self.var.host::<T>()[k].f64() + f64::from(self.eps)).sqrt()
+    }
+    /// `s`.
+    fn scale<T: Real>(&self, k: usize) -> T {
+        T::of(at::<T>(&self.gamma, k, 1.0).f64() * self.inverse::<T>(k))
+    }
+    /// `b - mu`.
+    fn centred_bias<T: Real>(&self, k: usize) -> T {
+        at::<T>(&self.bias, k, 0.0) - self.mean.host::<T>()[k]
+    }
+}
+
+/// `t[k]`, or what stands for an absent one.
+fn at<T: Real>(t: &Option<Tensor>, k: usize, absent: f64) -> T {
+    t.as_ref().map_or(T::of(absent), |t| t.host::<T>()[k])
+}
+
+pub fn cases() -> Vec<Case> {
+    // Inputs: x, w, mean, var, gamma, beta, bias; `affine` and `bias` say whether the last ones are there.
+    let case = |label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, affine: bool, bias: bool| {
+        let w = [k, r, r, x[3]];
+        let g = Geometry::new(OP, x.into(), w.into(), p).expect("case shapes are valid");
+        let positive = Fill::Uniform { low: 0.3, high: 2.0 };
+        let mut inputs = vec![Input::grad(x), Input::grad(w), Input::plain([k]), Input::plain([k]).fill(positive)];
+        inputs.extend(vec![Input::grad([k]); 2 * usize::from(affine) + usize::from(bias)]);
+        let run = move |t: &mut Tape, v: &[Var]| {
+            let (gamma, beta) = if affine { (v.get(4), v.get(5)) } else { (None, None) };
+            let bias = v.get(if affine { 6 } else { 4 });
+            let norm = TuneNorm { gamma, beta, mean: &v[2].value, var: &v[3].value, eps: 1e-5 };
+            Ok(vec![conv_bn_tune(t, &v[0], &v[1], bias, norm, p)?])
+        };
+        let name =
+            format!("{label}_x{}_w{}_s{}", crate::tensor::Shape::from(x), crate::tensor::Shape::from(w), p.stride);
+        // dgamma sums the filter gradient once more, and its two terms may cancel.
+        Case::new(name, inputs, run).reduction(g.reduction()).slack(2.0).cost(g.flops(), g.bytes())
+    };
+    let p = Conv2dParams::new;
+    vec![
+        case("one", [1, 1, 1, 1], [1, 1], p(1, 0), true, true),
+        case("plain", [1, 3, 2, 1], [1, 3], p(1, 1), false, false),
+        case("primes", [2, 7, 5, 3], [5, 3], p(1, 1), true, true),
+        case("no_bias", [2, 6, 5, 8], [12, 3], p(2, 1), true, false),
+        case("no_affine", [2, 4, 5, 4], [7, 1], p(1, 0), false, true),
+        case("long_filter", [1, 3, 4, 37], [3, 3], p(1, 1), true, false),
+        case("resnet20_16", [64, 32, 32, 16], [16, 3], p(1, 1), true, false).bench(),
+        case("resnet20_64", [64, 8, 8, 64], [64, 3], p(1, 1), true, false).bench(),
+    ]
+}

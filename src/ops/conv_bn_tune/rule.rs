@@ -1,0 +1,118 @@
+//! Gradient rule of the fused convolution and batch normalization.
+
+use super::{Fold, OP};
+use crate::Result;
+use crate::autograd::{Backward, GradMode, Op};
+use crate::ops::conv2d::{Conv2dParams, bias_grad, dgrad, wgrad};
+use crate::tensor::{Real, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Inputs: x, w, gamma, beta, bias.
+pub(super) struct ConvBnTuneOp {
+    /// Kept where w or gamma needs its gradient.
+    pub x: Option<Tensor>,
+    pub x_shape: Shape,
+    pub w: Tensor,
+    pub fold: Fold,
+    pub p: Conv2dParams,
+}
+
+impl Op for ConvBnTuneOp {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
+        let Some(dy) = cx.grad(0) else { return Ok(()) };
+        let k = self.fold.mean.len();
+        if cx.needs(0) {
+            let (scaled, _) = self.fold.apply(&self.w)?;
+            let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
+            dgrad(&dy, &scaled, &mut dx, mode, self.p)?;
+        }
+        if (1..5).all(|i| !cx.needs(i)) {
+            return Ok(());
+        }
+        let mut dshift = Tensor::empty_like(&dy, [k])?;
+        bias_grad(&dy, &mut dshift, GradMode::Overwrite)?;
+        // Of the scaled filter.
+        let dscaled = match &self.x {
+            Some(x) => {
+                let mut dw = Tensor::empty_like(&dy, self.w.shape())?;
+                wgrad(x, &dy, &mut dw, GradMode::Overwrite, self.p)?;
+                Some(dw)
+            }
+            None => None,
+        };
+        let mut dw = match cx.needs(1) {
+            true => Some(cx.target(1, self.w.shape(), dy.dtype())?),
+            false => None,
+        };
+        // [dgamma, dbias]
+        let mut small = Tensor::empty_like(&dy, [2, k])?;
+        if dy.gpu().is_some() {
+            self.gpu(dscaled.as_ref(), &dshift, dw.as_ref(), &small)?;
+        } else {
+            crate::for_real!(OP, dy.dtype(), T => {
+                self.cpu::<T>(dscaled.as_ref(), &dshift, dw.as_mut(), &mut small);
+                Ok(())
+            })?;
+        }
+        cx.give(2, small.view(0, [k])?)?;
+        cx.give(3, dshift)?;
+        cx.give(4, small.view(k, [k])?)
+    }
+}
+
+impl ConvBnTuneOp {
+    fn cpu<T: Real>(
+        &self,
+        dscaled: Option<&Tensor>,
+        dshift: &Tensor,
+        dw: Option<&mut (Tensor, GradMode)>,
+        small: &mut Tensor,
+    ) {
+        let (k, length) = (self.fold.mean.len(), self.w.len() / self.fold.mean.len());
+        let (w, dshift) = (self.w.host::<T>(), dshift.host::<T>());
+        let dscaled: &[T] = dscaled.map_or(&[], |t| t.host());
+        // Empty where neither w nor gamma needs its gradient.
+        let row = |k: usize| dscaled.get(k * length..(k + 1) * length).unwrap_or_default();
+        let (dgamma, dbias) = small.host_mut::<T>().split_at_mut(k);
+        dgamma.par_iter_mut().zip(dbias).enumerate().for_each(|(k, (dgamma, dbias))| {
+            let along: f64 = row(k).iter().zip(&w[k * length..]).map(|(d, w)| d.f64() * w.f64()).sum();
+            let centred = self.fold.centred_bias::<T>(k).f64() * dshift[k].f64();
+            *dgamma = T::of(self.fold.inverse::<T>(k) * (along + centred));
+            *dbias = self.fold.scale::<T>(k) * dshift[k];
+        });
+        let Some((dw, mode)) = dw else { return };
+        dw.host_mut::<T>().par_chunks_mut(length).enumerate().for_each(|(k, dw)| {
+            let scale = self.fold.scale::<T>(k);
+            let pairs = dw.iter_mut().zip(row(k));
+            match mode {
+                GradMode::Overwrite => pairs.for_each(|(dw, d)| *dw = scale * *d),
+                GradMode::Accumulate => pairs.for_each(|(dw, d)| *dw += scale * *d),
+            }
+        });
+    }
+
+    fn gpu(
+        &self,
+        dscaled: Option<&Tensor>,
+        dshift: &Tensor,
+        dw: Option<&(Tensor, GradMode)>,
+        small: &Tensor,
+    ) -> Result<()> {
+        let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
+        self.fold
+            .launch("conv_bn_tune_grad_f32")
+            .ptr(self.w.address())
+            .ptr(address(dscaled))
+            .ptr(dshift.address())
+            .ptr(address(dw.map(|(t, _)| t)))
+            .ptr(small.address())
+            .val((self.w.len() / self.fold.mean.len()) as i32)
+            .val(self.fold.eps)
+            .val(dw.map_or(0.0, |(_, mode)| mode.beta()))
+            .run(dshift.gpu().expect("called for GPU tensors"))
+    }
+}
