@@ -2,7 +2,8 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
-use ghostbit::ops::batch_norm::batch_norm_eval;
+use ghostbit::graph::{Forward, Network, Taps};
+use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
 use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
@@ -124,4 +125,53 @@ fn conv_bn_tune_saves_no_output() {
     };
     let output = 4 * 4 * 16 * 16 * 16;
     assert!(held(false) >= output && held(true) < output / 8, "{} {}", held(false), held(true));
+}
+
+/// Without running statistics, batch statistics are used all the same and nothing else changes: attention correction's
+/// consistency term compares a teacher in this mode with itself in evaluation mode.
+#[test]
+fn batch_norm_train_without_running_statistics_is_the_same_and_updates_nothing() {
+    for device in [Some(Device::cpu()), Device::emulator().ok()].into_iter().flatten() {
+        let of = |shape: &[usize], seed| ramp(&device, DType::F32, shape, seed);
+        let (mean, var) = (of(&[5], 1), init::full(&device, [5], 0.7).unwrap());
+        let run = |update: bool| {
+            let mut tape = Tape::new(&device);
+            let (x, gamma) = (tape.leaf(of(&[3, 4, 2, 5], 2)), tape.leaf(of(&[5], 3)));
+            let running = update.then(|| Running { mean: mean.clone(), var: var.clone(), momentum: 0.1 });
+            let y = batch_norm_train(&mut tape, &x, Some(&gamma), None, running, 1e-5).unwrap();
+            let g = tape.backward_from(&[(&y, of(&[3, 4, 2, 5], 4))]).unwrap();
+            [y.value, g.of(&x).unwrap(), g.of(&gamma).unwrap()].map(|t| t.to_vec::<f32>().unwrap())
+        };
+        let state = || [&mean, &var].map(|t| t.to_vec::<f32>().unwrap());
+        let before = state();
+        let without = run(false);
+        assert_eq!(state(), before, "{device:?}");
+        assert_eq!(run(true), without, "{device:?}");
+        assert_ne!(state(), before, "the buffers were not those that an update reaches");
+    }
+}
+
+/// The same of a whole network: a forward and backward pass in batch mode leaves every buffer as it was, bit for bit, and
+/// evaluation afterwards gives what it gave before.
+#[test]
+fn a_network_in_batch_mode_keeps_its_buffers() {
+    let device = Device::cpu();
+    let mut network = Network::new(&device, ghostbit::models::resnet::cifar_resnet(1, 10), 1).unwrap();
+    let images = Var::constant(ramp(&device, DType::F32, &[4, 16, 16, 3], 5));
+    let buffers = |n: &Network| -> Vec<Vec<f32>> { n.buffers.values().map(|t| t.to_vec().unwrap()).collect() };
+    let mut forward = |how: Forward| {
+        let mut tape = Tape::new(&device);
+        let x = tape.leaf(images.value.clone());
+        let y = network.forward(&mut tape, &[x.clone()], how, &Taps::default()).unwrap().output;
+        let dy = ramp(&device, DType::F32, &y.shape(), 6);
+        let value = y.value.to_vec::<f32>().unwrap();
+        assert!(tape.backward_from(&[(&y, dy)]).unwrap().of(&x).is_some());
+        (value, buffers(&network))
+    };
+    let (eval, before) = forward(Forward::eval());
+    let (batch, after) = forward(Forward::batch());
+    assert!(!before.is_empty() && before == after);
+    assert_ne!(eval, batch);
+    assert_eq!(forward(Forward::eval()).0, eval);
+    assert_ne!(forward(Forward::train()).1, before, "training updates what batch mode left alone");
 }
