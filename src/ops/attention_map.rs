@@ -28,13 +28,13 @@ const SPAN: usize = 64;
 /// Kernel parameters, mirrored in `kernels/attention_map.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: i32,
-    pixels: i32,
-    c: i32,
+pub(super) struct Params {
+    pub n: i32,
+    pub pixels: i32,
+    pub c: i32,
     /// 0 spatial, 1 channel.
-    channel: i32,
-    p: f32,
+    pub channel: i32,
+    pub p: f32,
 }
 
 impl Params {
@@ -74,7 +74,7 @@ fn power<T: Real>(x: T, p: f32) -> T {
 
 /// Its derivative.
 #[inline(always)]
-fn slope<T: Real>(x: T, p: f32) -> T {
+pub(super) fn slope<T: Real>(x: T, p: f32) -> T {
     if p == 2.0 {
         x + x
     } else if x == T::zero() {
@@ -82,6 +82,25 @@ fn slope<T: Real>(x: T, p: f32) -> T {
     } else {
         let sign = if x > T::zero() { T::one() } else { -T::one() };
         if p == 1.0 { sign } else { sign * T::of(p.into()) * x.abs().powf(T::of(f64::from(p) - 1.0)) }
+    }
+}
+
+/// `q[pixel] = sum_c |x|^p` of `x[pixels c]`, sixteen partial sums.
+#[inline(always)]
+pub(super) fn pixel_sums<T: Real>(x: &[T], q: &mut [T], c: usize, p: f32) {
+    for (q, x) in q.iter_mut().zip(x.chunks_exact(c)) {
+        const LANES: usize = 16;
+        let mut sums = [T::zero(); LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (s, x) in sums.iter_mut().zip(chunks.remainder()) {
+            *s = power(*x, p);
+        }
+        for x in chunks {
+            for i in 0..LANES {
+                sums[i] += power(x[i], p);
+            }
+        }
+        *q = sums.iter().copied().sum();
     }
 }
 
@@ -103,20 +122,7 @@ fn cpu_fwd<T: Real>(x: &[T], a: &mut [T], norms: &mut [T], s: Params) {
                         a.iter_mut().zip(&part).for_each(|(a, q)| *a += *q);
                     }
                 } else {
-                    for (a, x) in a.iter_mut().zip(x.chunks_exact(c)) {
-                        const LANES: usize = 16;
-                        let mut sums = [T::zero(); LANES];
-                        let chunks = x.chunks_exact(LANES);
-                        for (q, x) in sums.iter_mut().zip(chunks.remainder()) {
-                            *q = power(*x, s.p);
-                        }
-                        for x in chunks {
-                            for i in 0..LANES {
-                                sums[i] += power(x[i], s.p);
-                            }
-                        }
-                        *a = sums.iter().copied().sum();
-                    }
+                    pixel_sums(x, a, c, s.p);
                 }
             },
         );
@@ -169,12 +175,7 @@ fn gpu_fwd(x: &Tensor, a: &Tensor, norms: &Tensor, s: Params) -> Result<()> {
     } else {
         pieces = 1;
         sums = a.clone();
-        // One warp per pixel.
-        Launch::over("attention_map_spatial_f32", n * s.pixels as usize * 32, 256)
-            .ptr(x.address())
-            .ptr(sums.address())
-            .val(s)
-            .run(gpu)?;
+        gpu_pixel_sums(x, &sums, s)?;
     }
     Launch::new("attention_map_normalize_f32")
         .grid([n as u32, 1, 1])
@@ -199,12 +200,26 @@ fn gpu_bwd(x: &Tensor, a: &Tensor, norms: &Tensor, g: &Tensor, dx: &Tensor, s: P
         .ptr(dq.address())
         .val(s.map() as i32)
         .run(gpu)?;
+    gpu_slopes(x, &dq, dx, s)
+}
+
+/// `sums[n pixels] = sum_c |x|^p`, one warp per pixel.
+pub(super) fn gpu_pixel_sums(x: &Tensor, sums: &Tensor, s: Params) -> Result<()> {
+    Launch::over("attention_map_spatial_f32", (s.n * s.pixels) as usize * 32, 256)
+        .ptr(x.address())
+        .ptr(sums.address())
+        .val(s)
+        .run(x.gpu().expect("a GPU tensor"))
+}
+
+/// `dx = p |x|^(p-1) sign(x) dq` of the pixel or channel.
+pub(super) fn gpu_slopes(x: &Tensor, dq: &Tensor, dx: &Tensor, s: Params) -> Result<()> {
     Launch::over("attention_map_bwd_f32", x.len(), 256)
         .ptr(x.address())
         .ptr(dq.address())
         .ptr(dx.address())
         .val(s)
-        .run(gpu)
+        .run(x.gpu().expect("a GPU tensor"))
 }
 
 struct AttentionOp {

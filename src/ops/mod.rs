@@ -19,6 +19,7 @@ macro_rules! registry {
 registry! {
     accuracy,
     activation,
+    attention_center,
     attention_map,
     batch_norm,
     bn_stats_loss,
