@@ -31,6 +31,7 @@ registry! {
     elementwise,
     embedding,
     fake_quant,
+    grad_cam,
     linear,
     loss,
     observe,
