@@ -3,71 +3,19 @@
 // mapping   see include/row_stages.cuh
 // traffic   fwd 4 bytes per element, bwd 8
 // order     fixed: rows of a thread, tree over a block's threads, chunks of a lane, tree over lanes
-// numbers   each thread sums differences from its first value (no cancellation, no division in the loop), then
-//           (count, mean, sum of squared differences) triples are merged (Chan et al. 1979)
+// numbers   see include/moments.cuh
 #include "include/device.cuh"
+#include "include/moments.cuh"
 #include "include/reduce.cuh"
 #include "include/row_stages.cuh"
 
-struct Moments {
-    float n, mean, m2;
-};
-
-DEV Moments merge(Moments a, Moments b) {
-    float n = a.n + b.n;
-    if (b.n == 0.0f) return a;
-    if (a.n == 0.0f) return b;
-    float d = b.mean - a.mean;
-    float share = b.n / n;
-    Moments r;
-    r.n = n;
-    r.mean = a.mean + d * share;
-    r.m2 = a.m2 + b.m2 + d * d * a.n * share;
-    return r;
-}
-
 // partial: [2][chunks][c], means then sums of squared differences
 KERNEL channel_stats_fwd_partial_f32(const float* __restrict__ x, float* __restrict__ partial, RowStages p) {
-    SMEM(float, ns, [256]);
-    SMEM(float, means, [256]);
-    SMEM(float, m2s, [256]);
     RowWalk w = row_walk(p);
-    int t = threadIdx.x;
-    Moments m = {0.0f, 0.0f, 0.0f};
-    if (w.channel < p.c && w.row < w.end) {
-        float shift = x[(size_t)w.row * p.c + w.channel];
-        float sum = 0.0f, square = 0.0f;
-        int n = 0;
-        for (int row = w.row; row < w.end; row += w.step) {
-            float d = x[(size_t)row * p.c + w.channel] - shift;
-            sum += d;
-            square += d * d;
-            n++;
-        }
-        m.n = (float)n;
-        float mean = sum / m.n;
-        m.mean = shift + mean;
-        m.m2 = square - sum * mean;
-        if (m.m2 < 0.0f) m.m2 = 0.0f;
-    }
-    ns[t] = m.n;
-    means[t] = m.mean;
-    m2s[t] = m.m2;
-    __syncthreads();
-    for (int half = 128; half >= p.lanes; half /= 2) {
-        if (t < half) {
-            Moments a = {ns[t], means[t], m2s[t]};
-            Moments b = {ns[t + half], means[t + half], m2s[t + half]};
-            a = merge(a, b);
-            ns[t] = a.n;
-            means[t] = a.mean;
-            m2s[t] = a.m2;
-        }
-        __syncthreads();
-    }
-    if (t < p.lanes && w.channel < p.c) {
-        partial[w.slot] = means[t];
-        partial[p.chunks * p.c + w.slot] = m2s[t];
+    Moments m = block_moments(x, p, w);
+    if ((int)threadIdx.x < p.lanes && w.channel < p.c) {
+        partial[w.slot] = m.mean;
+        partial[p.chunks * p.c + w.slot] = m.m2;
     }
 }
 

@@ -132,6 +132,10 @@ impl Stages {
         let rows_per_chunk = rows.div_ceil(1024).max(16 * 256 / lanes);
         Self { rows, c, lanes, chunks: rows.div_ceil(rows_per_chunk), rows_per_chunk }
     }
+    /// `chunks` runs of `rows` rows each, with a result of their own: stage 1 only.
+    pub fn of_chunks(chunks: usize, rows: usize, c: usize) -> Self {
+        Self { rows: chunks * rows, chunks, rows_per_chunk: rows, ..Self::new(rows, c) }
+    }
     pub fn params(&self) -> StagesParams {
         StagesParams {
             rows: self.rows as i32,

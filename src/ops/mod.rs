@@ -39,6 +39,7 @@ registry! {
     random,
     range_search,
     reshape,
+    sample_stats,
     shortcut,
     upsample,
 }
