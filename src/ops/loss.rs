@@ -10,10 +10,11 @@
 //! gradient is formed in the forward pass, from the same exponentials, and only scaled in the backward pass.
 
 use super::case::{Case, Input};
-use crate::autograd::{Backward, Op, Tape, Var};
+use super::row_loss;
+use crate::Result;
+use crate::autograd::{Tape, Var};
 use crate::device::Launch;
 use crate::tensor::{DType, Real, Tensor};
-use crate::{Error, Result};
 use rayon::prelude::*;
 
 /// What a distillation loss is divided by.
@@ -39,28 +40,14 @@ struct Params {
     c: i32,
 }
 
-fn rows(op: &'static str, logits: &Var) -> Result<[usize; 2]> {
-    let s = logits.shape();
-    crate::ensure_op!(s.len() == 2 && s.elements() > 0, op, "logits must be [n, c] and not empty, got {s}");
-    crate::ensure_op!(s.elements() <= i32::MAX as usize, op, "logits {s} have more than 2^31 - 1 elements");
-    Ok([s[0], s[1]])
-}
-
 /// Mean cross entropy of `logits[n, c]` (F32) with `labels[n]` (I32): a scalar `[1]`, nats. Errors on wrong shapes; a
 /// label outside `0..c` is an error on the CPU and makes the loss NaN on a GPU, where it is only seen by the kernel.
 pub fn softmax_cross_entropy(tape: &mut Tape, logits: &Var, labels: &Var) -> Result<Var> {
     const OP: &str = "softmax_cross_entropy";
-    let [n, c] = rows(OP, logits)?;
-    let same = labels.dtype() == DType::I32 && labels.value.len() == n;
-    crate::ensure_op!(same, OP, "labels must be I32 [{n}], got {:?} {}", labels.dtype(), labels.shape());
-    let p = Params { weight: 1.0 / n as f64, slope: 1.0 / n as f64, inverse_temperature: 1.0, n: n as i32, c: c as i32 };
-    if logits.value.gpu().is_none() {
-        let bad = labels.value.host::<i32>().iter().position(|&l| !(0..c as i32).contains(&l));
-        if let Some(i) = bad {
-            let detail = format!("label {} of sample {i} is not in 0..{c}", labels.value.host::<i32>()[i]);
-            return Err(Error::op(OP, detail));
-        }
-    }
+    let [n, c] = row_loss::rows_of(OP, &logits.value)?;
+    row_loss::check_labels(OP, &labels.value, n, c)?;
+    let p =
+        Params { weight: 1.0 / n as f64, slope: 1.0 / n as f64, inverse_temperature: 1.0, n: n as i32, c: c as i32 };
     finish(tape, OP, "loss_cross_entropy_f32", logits, &labels.value, p)
 }
 
@@ -74,10 +61,8 @@ pub fn kl_distill(
     reduction: KlReduction,
 ) -> Result<Var> {
     const OP: &str = "kl_distill";
-    let [n, c] = rows(OP, student)?;
-    let (s, t) = (student.shape(), teacher_logits.shape());
-    let same = s == t && student.dtype() == teacher_logits.dtype();
-    crate::ensure_op!(same, OP, "student logits are {:?} {s}, teacher's {:?} {t}", student.dtype(), teacher_logits.dtype());
+    let [n, c] = row_loss::rows_of(OP, &student.value)?;
+    row_loss::check_like(OP, "the teacher's logits", teacher_logits, &student.value)?;
     crate::ensure_op!(temperature > 0.0, OP, "temperature must be > 0, got {temperature}");
     let norm = match reduction {
         KlReduction::BatchMean => n as f64,
@@ -118,12 +103,7 @@ fn finish(
             .ptr(slope.as_ref().map_or(0, Tensor::address))
             .val(p)
             .run(gpu)?;
-        Launch::new("loss_sum_f32")
-            .block([256, 1, 1])
-            .ptr(row_losses.address())
-            .ptr(loss.address())
-            .val(p.n)
-            .run(gpu)?;
+        row_loss::sum_on_gpu(&row_losses, &loss)?;
     } else {
         crate::for_real!(op, x.dtype(), T => {
             let slope = slope.as_mut().map(|s| s.host_mut::<T>());
@@ -140,7 +120,7 @@ fn finish(
         })?;
     }
     let Some(slope) = slope else { return Ok(Var::constant(loss)) };
-    Ok(tape.record_one(LossOp { op, slope }, &[logits], loss))
+    Ok(row_loss::record(tape, op, &[logits], vec![Some(slope)], loss))
 }
 
 /// Calls `row(logits, index, gradient buffer)` for every row; the gradient buffer is f64, rounded into `slope`.
@@ -204,37 +184,6 @@ fn kl_row<T: Real>(student: &[T], teacher: &[T], p: Params, q: &mut [f64]) -> f6
     p.weight * loss
 }
 
-struct LossOp {
-    op: &'static str,
-    /// Gradient of the loss to the logits.
-    slope: Tensor,
-}
-
-impl Op for LossOp {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-    fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
-        let Some(dy) = cx.grad(0) else { return Ok(()) };
-        let mut dx = Tensor::empty_like(&self.slope, self.slope.shape())?;
-        if let Some(gpu) = dx.gpu() {
-            Launch::over("loss_scale_f32", dx.len(), 256)
-                .ptr(self.slope.address())
-                .ptr(dy.address())
-                .ptr(dx.address())
-                .val(dx.len() as i32)
-                .run(gpu)?;
-        } else {
-            crate::for_real!(self.op, dx.dtype(), T => {
-                let dy = dy.host::<T>()[0];
-                dx.host_mut::<T>().iter_mut().zip(self.slope.host::<T>()).for_each(|(d, s)| *d = *s * dy);
-                Ok(())
-            })?;
-        }
-        cx.give(0, dx)
-    }
-}
-
 pub fn cases() -> Vec<Case> {
     let cross = |t: &mut Tape, v: &[Var]| Ok(vec![softmax_cross_entropy(t, &v[0], &v[1])?]);
     let mut cases = Vec::new();
@@ -243,9 +192,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(format!("cross_entropy_{n}x{c}"), inputs, cross));
         for (label, reduction) in [("batch", KlReduction::BatchMean), ("element", KlReduction::ElementMean)] {
             for temperature in [1.0, 20.0] {
-                let run = move |t: &mut Tape, v: &[Var]| {
-                    Ok(vec![kl_distill(t, &v[0], &v[1].value, temperature, reduction)?])
-                };
+                let run =
+                    move |t: &mut Tape, v: &[Var]| Ok(vec![kl_distill(t, &v[0], &v[1].value, temperature, reduction)?]);
                 let inputs = vec![Input::grad([n, c]), Input::plain([n, c])];
                 cases.push(Case::new(format!("kl_{label}_t{temperature}_{n}x{c}"), inputs, run));
             }

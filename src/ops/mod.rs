@@ -2,6 +2,7 @@
 
 pub mod case;
 pub mod columns;
+mod row_loss;
 pub mod vectorize;
 
 use case::Case;
@@ -34,6 +35,7 @@ registry! {
     grad_cam,
     linear,
     loss,
+    mse,
     observe,
     pool,
     random,
