@@ -43,5 +43,6 @@ registry! {
     reshape,
     sample_stats,
     shortcut,
+    slack_stats_loss,
     upsample,
 }
