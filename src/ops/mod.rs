@@ -25,6 +25,7 @@ registry! {
     batch_norm,
     bn_stats_loss,
     channel_stats,
+    cluster_loss,
     conv2d,
     conv2d_depthwise,
     conv_bn_tune,

@@ -112,7 +112,9 @@ pub fn cases() -> Vec<Case> {
     };
     let name = |shape: [usize; 4]| format!("{}", crate::tensor::Shape::from(shape));
     let mut cases = Vec::new();
-    for shape in [[1, 1, 1, 1], [3, 5, 7, 11], [2, 4, 4, 3], [2, 13, 17, 16], [5, 3, 1, 37], [7, 1, 1, 5], [1, 1, 2, 130]] {
+    for shape in
+        [[1, 1, 1, 1], [3, 5, 7, 11], [2, 4, 4, 3], [2, 13, 17, 16], [5, 3, 1, 37], [7, 1, 1, 5], [1, 1, 2, 130]]
+    {
         cases.push(Case::new(name(shape), vec![Input::grad(shape)], run).reduction(shape[1] * shape[2]));
     }
     // One output only: nothing flows back to the other.
