@@ -29,6 +29,7 @@ registry! {
     conv2d,
     conv2d_depthwise,
     conv_bn_tune,
+    correlation_inhibition,
     crop_flip,
     elementwise,
     embedding,
