@@ -37,6 +37,7 @@ registry! {
     grad_cam,
     linear,
     loss,
+    margin_cross_entropy,
     mse,
     observe,
     pool,
