@@ -31,6 +31,7 @@ registry! {
     conv_bn_tune,
     correlation_inhibition,
     crop_flip,
+    dkd,
     elementwise,
     embedding,
     fake_quant,
