@@ -41,6 +41,7 @@ registry! {
     margin_cross_entropy,
     mse,
     observe,
+    pair_loss,
     pool,
     random,
     range_search,
