@@ -35,6 +35,7 @@ registry! {
     elementwise,
     embedding,
     fake_quant,
+    gated_cross_entropy,
     grad_cam,
     linear,
     loss,
