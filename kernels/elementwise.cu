@@ -1,4 +1,4 @@
-// Sum and product of two tensors, weighted sums of scalars (src/ops/elementwise.rs).
+// Sum, difference and product of two tensors, weighted sums of scalars (src/ops/elementwise.rs).
 //
 // mapping   one thread per element; the weighted sum is one thread
 // traffic   12 bytes per element
@@ -8,6 +8,16 @@
 KERNEL elementwise_add_f32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = a[i] + b[i];
+}
+
+KERNEL elementwise_sub_f32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = a[i] - b[i];
+}
+
+KERNEL elementwise_negate_f32(const float* __restrict__ a, float* __restrict__ y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = -a[i];
 }
 
 KERNEL elementwise_mul_f32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int n) {

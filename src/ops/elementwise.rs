@@ -1,4 +1,4 @@
-//! Sum and product of two tensors of one shape, and weighted sums of scalars (losses).
+//! Sum, difference and product of two tensors of one shape, and weighted sums of scalars (losses).
 
 use super::case::{Case, Input};
 use super::vectorize::vectorize;
@@ -12,6 +12,12 @@ use rayon::prelude::*;
 pub fn add(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
     let y = binary("elementwise_add_f32", &a.value, &b.value)?;
     Ok(tape.record_one(AddOp, &[a, b], y))
+}
+
+/// `a - b`, same shape and dtype, F32 (F64 on the CPU). Gradients `dy` and `-dy`.
+pub fn sub(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
+    let y = binary("elementwise_sub_f32", &a.value, &b.value)?;
+    Ok(tape.record_one(SubOp, &[a, b], y))
 }
 
 /// `a * b` element by element, same shape and dtype, F32 (F64 on the CPU). Gradients `dy b` and `dy a`.
@@ -87,6 +93,33 @@ impl Op for AddOp {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
         cx.give(0, dy.clone())?;
         cx.give(1, dy)
+    }
+}
+
+struct SubOp;
+impl Op for SubOp {
+    fn name(&self) -> &'static str {
+        "sub"
+    }
+    fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
+        let Some(dy) = cx.grad(0) else { return Ok(()) };
+        if cx.needs(1) {
+            let mut db = Tensor::empty_like(&dy, dy.shape())?;
+            if let Some(gpu) = dy.gpu() {
+                Launch::over("elementwise_negate_f32", dy.len(), 256)
+                    .ptr(dy.address())
+                    .ptr(db.address())
+                    .val(dy.len() as i32)
+                    .run(gpu)?;
+            } else {
+                crate::for_real!("sub", dy.dtype(), T => {
+                    cpu::<T>(db.host_mut(), dy.host(), dy.host(), |v, _| -v);
+                    Ok(())
+                })?;
+            }
+            cx.give(1, db)?;
+        }
+        cx.give(0, dy)
     }
 }
 
@@ -167,10 +200,10 @@ fn binary(kernel: &'static str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
             .run(gpu)?;
     } else {
         crate::for_real!("elementwise", a.dtype(), T => {
-            if kernel == "elementwise_add_f32" {
-                cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a + b);
-            } else {
-                cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a * b);
+            match kernel {
+                "elementwise_add_f32" => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a + b),
+                "elementwise_sub_f32" => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a - b),
+                _ => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a * b),
             }
             Ok(())
         })?;
@@ -194,6 +227,7 @@ fn cpu<T: Real>(y: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) {
 
 pub fn cases() -> Vec<Case> {
     let run_add = |t: &mut Tape, v: &[Var]| Ok(vec![add(t, &v[0], &v[1])?]);
+    let run_sub = |t: &mut Tape, v: &[Var]| Ok(vec![sub(t, &v[0], &v[1])?]);
     let run_mul = |t: &mut Tape, v: &[Var]| Ok(vec![mul(t, &v[0], &v[1])?]);
     let run_sum = |t: &mut Tape, v: &[Var]| {
         let terms: Vec<(f32, &Var)> = v.iter().enumerate().map(|(i, v)| (0.5 + i as f32, v)).collect();
@@ -204,9 +238,11 @@ pub fn cases() -> Vec<Case> {
         let name = crate::tensor::Shape::from(shape);
         let inputs = vec![Input::grad(shape), Input::grad(shape)];
         cases.push(Case::new(format!("add_{name}"), inputs.clone(), run_add));
+        cases.push(Case::new(format!("sub_{name}"), inputs.clone(), run_sub));
         cases.push(Case::new(format!("mul_{name}"), inputs, run_mul));
     }
     cases.push(Case::new("mul_half", vec![Input::grad([5, 3]), Input::plain([5, 3])], run_mul));
+    cases.push(Case::new("sub_second", vec![Input::plain([5, 3]), Input::grad([5, 3])], run_sub));
     let twice = |t: &mut Tape, v: &[Var]| {
         let square = mul(t, &v[0], &v[0])?;
         Ok(vec![add(t, &square, &square)?])

@@ -34,6 +34,7 @@ registry! {
     dkd,
     elementwise,
     embedding,
+    entropy,
     fake_quant,
     gated_cross_entropy,
     grad_cam,
