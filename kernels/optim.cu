@@ -21,6 +21,16 @@ KERNEL optim_sgd_f32(float* __restrict__ params, const float* __restrict__ grads
     params[i] = p - s.lr * (s.nesterov ? g + s.momentum * m : m);
 }
 
+// What the step above would subtract.
+KERNEL optim_sgd_next_f32(const float* __restrict__ params, const float* __restrict__ grads,
+                          const float* __restrict__ buffer, float* __restrict__ step, SgdSettings s) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= s.n) return;
+    float g = grads[i] + s.weight_decay * params[i];
+    float m = s.momentum * buffer[i] + g;
+    step[i] = s.lr * (s.nesterov ? g + s.momentum * m : m);
+}
+
 struct AdamSettings {
     double beta1, beta2;
     float lr, epsilon, weight_decay;

@@ -2,6 +2,7 @@
 //! Learning rates come from outside at every step, see [`Schedule`].
 
 mod adam;
+pub mod inundation;
 mod schedule;
 mod sgd;
 

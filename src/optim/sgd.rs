@@ -45,18 +45,54 @@ impl Sgd {
 
     /// One step in place. `params` and `grads`: F32, the length given to [`Sgd::new`]; `lr >= 0`.
     pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: f32) -> Result<()> {
+        self.step_scaled(params, grads, lr, &[])
+    }
+
+    /// [`Sgd::step`] with a factor on the rate of some parts: `(start, length, factor)` in elements, ascending and apart.
+    /// Parts not named have factor 1. Errors if they overlap or reach beyond the end, or a factor is negative.
+    pub fn step_scaled(
+        &mut self,
+        params: &mut Tensor,
+        grads: &Tensor,
+        lr: f32,
+        parts: &[(usize, usize, f32)],
+    ) -> Result<()> {
         check("sgd", params, grads, &self.momentum_buffer, lr)?;
-        let s = Settings { lr, ..self.settings };
+        let mut from = 0;
+        let mut all = Vec::with_capacity(2 * parts.len() + 1);
+        for &(start, length, factor) in parts {
+            let fits = start >= from && start + length <= params.len() && factor >= 0.0 && factor.is_finite();
+            crate::ensure_op!(
+                fits,
+                "sgd",
+                "part {start} + {length}, factor {factor}, of {} from {from} on",
+                params.len()
+            );
+            all.extend([(from, start - from, 1.0), (start, length, factor)]);
+            from = start + length;
+        }
+        all.push((from, params.len() - from, 1.0));
+        for (start, length, factor) in all.into_iter().filter(|part| part.1 > 0) {
+            self.step_part(params, grads, start, length, lr * factor)?;
+        }
+        Ok(())
+    }
+
+    fn step_part(&mut self, params: &Tensor, grads: &Tensor, start: usize, length: usize, lr: f32) -> Result<()> {
+        let mut params = params.view(start, [length])?;
+        let grads = grads.view(start, [length])?;
+        let mut buffer = self.momentum_buffer.view(start, [length])?;
+        let s = Settings { lr, n: length as i32, ..self.settings };
         if let Some(gpu) = params.gpu() {
-            return Launch::over("optim_sgd_f32", params.len(), 256)
+            return Launch::over("optim_sgd_f32", length, 256)
                 .ptr(params.address())
                 .ptr(grads.address())
-                .ptr(self.momentum_buffer.address())
+                .ptr(buffer.address())
                 .val(s)
                 .run(gpu);
         }
         let p = params.host_mut::<f32>().par_chunks_mut(PIECE);
-        let m = self.momentum_buffer.host_mut::<f32>().par_chunks_mut(PIECE);
+        let m = buffer.host_mut::<f32>().par_chunks_mut(PIECE);
         p.zip(m).zip(grads.host::<f32>().par_chunks(PIECE)).for_each(|((p, m), g)| {
             vectorize(
                 #[inline(always)]
@@ -70,6 +106,30 @@ impl Sgd {
             );
         });
         Ok(())
+    }
+
+    /// What [`Sgd::step`] would subtract from `params`, `lr` included, with nothing changed.
+    pub fn next_step(&self, params: &Tensor, grads: &Tensor, lr: f32) -> Result<Tensor> {
+        check("sgd", params, grads, &self.momentum_buffer, lr)?;
+        let mut step = Tensor::empty_like(params, params.shape())?;
+        let s = Settings { lr, ..self.settings };
+        if let Some(gpu) = params.gpu() {
+            Launch::over("optim_sgd_next_f32", params.len(), 256)
+                .ptr(params.address())
+                .ptr(grads.address())
+                .ptr(self.momentum_buffer.address())
+                .ptr(step.address())
+                .val(s)
+                .run(gpu)?;
+            return Ok(step);
+        }
+        let state = params.host::<f32>().iter().zip(self.momentum_buffer.host::<f32>());
+        for (out, ((p, m), g)) in step.host_mut::<f32>().iter_mut().zip(state.zip(grads.host::<f32>())) {
+            let g = g + s.weight_decay * p;
+            let m = s.momentum * m + g;
+            *out = s.lr * if s.nesterov != 0 { g + s.momentum * m } else { m };
+        }
+        Ok(step)
     }
 
     /// What a checkpoint must hold, by name.
@@ -119,6 +179,28 @@ mod tests {
                     assert!((got - want).abs() < 2e-6, "{device:?}: {got} {want}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn parts_have_rates_of_their_own_and_the_next_step_is_told_before() {
+        for device in [Ok(Device::cpu()), Device::emulator()].into_iter().flatten() {
+            let n = 37;
+            let g: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
+            let grads = Tensor::from_slice(&device, [n], &g).unwrap();
+            let mut params = Tensor::zeros(&device, [n], DType::F32).unwrap();
+            let mut sgd = Sgd::new(&params, 0.9, 0.0, true).unwrap();
+            sgd.step(&mut params, &grads, 0.1).unwrap();
+            let before = params.to_f64().unwrap();
+            let told = sgd.next_step(&params, &grads, 0.1).unwrap().to_f64().unwrap();
+            let parts = [(3, 10, 5.0), (20, 1, 0.0)];
+            sgd.step_scaled(&mut params, &grads, 0.1, &parts).unwrap();
+            for (i, now) in params.to_f64().unwrap().into_iter().enumerate() {
+                let factor = parts.iter().find(|p| (p.0..p.0 + p.1).contains(&i)).map_or(1.0, |p| f64::from(p.2));
+                assert!((before[i] - factor * told[i] - now).abs() < 1e-5, "{device:?} {i}");
+            }
+            assert!(sgd.step_scaled(&mut params, &grads, 0.1, &[(0, 5, 1.0), (4, 2, 1.0)]).is_err());
+            assert!(sgd.step_scaled(&mut params, &grads, 0.1, &[(30, 8, 1.0)]).is_err());
         }
     }
 
