@@ -140,7 +140,6 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case::new("first_only", one_side, run));
     let one_side = vec![Input::plain([3, 7]), Input::grad([3, 7])];
     cases.push(Case::new("second_only", one_side, run));
-    // Backward: one more rounding of a difference than of its square.
     cases.push(Case::new("64x32x32x64", pair(&[64, 32, 32, 64]), run).reduction(64).cost(1.3e7, 3.4e7).bench());
     cases
 }
