@@ -1,5 +1,6 @@
 //! The only file that names cudarc: a CUDA context, one stream, pooled memory, kernels by name, captured graphs.
 
+use super::guard::{Guarded, Guards};
 use super::pool::{Pool, block_bytes};
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
@@ -39,6 +40,7 @@ pub struct Gpu {
     functions: Mutex<HashMap<&'static str, usize>>,
     modules: Mutex<HashMap<&'static str, usize>>,
     sync_launches: bool,
+    guards: Option<Guards>,
 }
 
 impl Gpu {
@@ -68,7 +70,22 @@ impl Gpu {
             functions: Mutex::default(),
             modules: Mutex::default(),
             sync_launches,
+            guards: None,
         })
+    }
+
+    /// [`Gpu::open`] for tests: buffers lie between guard bands (see [`Gpu::check_guards`]), and fresh memory is NaN.
+    pub fn open_guarded(ordinal: usize) -> Result<Self> {
+        let mut gpu = Self::open(ordinal)?;
+        // The checking library reports every access outside of a buffer, so the bands must stay out of its way.
+        let checked = super::driver::emulated().is_some_and(|l| l == super::driver::EMULATOR_CHECK);
+        gpu.guards = Some(Guards::new(!checked));
+        Ok(gpu)
+    }
+
+    /// Waits, then reports writes just outside of a buffer; always `Ok` on a device without guards.
+    pub fn check_guards(&self) -> Result<()> {
+        self.guards.as_ref().map_or(Ok(()), |g| g.check(self))
     }
 
     pub fn name(&self) -> &str {
@@ -85,8 +102,9 @@ impl Gpu {
 
     /// Uninitialised device memory.
     pub fn alloc(self: &Arc<Self>, bytes: usize) -> Result<GpuBuffer> {
-        let block = block_bytes(bytes);
-        let address = match self.pool.take(block) {
+        let band = self.guards.as_ref().map_or(0, |g| g.band);
+        let block = block_bytes(bytes + 2 * band);
+        let base = match self.pool.take(block) {
             Some(a) => a,
             None => {
                 self.bind()?;
@@ -103,8 +121,15 @@ impl Gpu {
                 a
             }
         };
-        super::driver::carve(address, bytes);
-        Ok(GpuBuffer { address, block, device: self.clone() })
+        let address = base + band as u64;
+        // Bands must stay within reach of copies: with them the whole block is the emulator's piece.
+        super::driver::carve(base, if band > 0 { block } else { bytes });
+        // Made first: it gives the block back should drawing the bands fail.
+        let buffer = GpuBuffer { address, base, block, device: self.clone() };
+        if let Some(guards) = &self.guards {
+            guards.open(self, Guarded { address, bytes, block })?;
+        }
+        Ok(buffer)
     }
 
     /// Copies `bytes` to the device; returns when the source may be reused.
@@ -246,6 +271,8 @@ pub struct Captured(CudaGraph);
 /// One block of device memory; goes back to the pool when dropped (later work on the stream is ordered after it).
 pub struct GpuBuffer {
     address: u64,
+    /// Start of the block.
+    base: u64,
     block: usize,
     device: Arc<Gpu>,
 }
@@ -261,7 +288,10 @@ impl GpuBuffer {
 
 impl Drop for GpuBuffer {
     fn drop(&mut self) {
-        super::driver::uncarve(self.address);
-        self.device.pool.put(self.block, self.address);
+        if let Some(guards) = &self.device.guards {
+            guards.close(&self.device, self.address);
+        }
+        super::driver::uncarve(self.base);
+        self.device.pool.put(self.block, self.base);
     }
 }

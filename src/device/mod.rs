@@ -6,6 +6,7 @@
 mod cpu;
 pub mod driver;
 mod gpu;
+mod guard;
 mod launch;
 mod pool;
 
@@ -67,9 +68,19 @@ impl Device {
     /// The emulated CUDA device of this build (tests). Errors if the build has no emulator or another driver is loaded.
     /// `GHOSTBIT_TEST_DRIVER=check` takes the library that checks for races and bounds (much slower).
     pub fn emulator() -> Result<Self> {
-        let check = std::env::var("GHOSTBIT_TEST_DRIVER").is_ok_and(|v| v == "check");
-        driver::load_emulator(if check { driver::EMULATOR_CHECK } else { driver::EMULATOR })?;
-        Ok(Self::Gpu(Arc::new(Gpu::open(0)?)))
+        Ok(Self::Gpu(Arc::new(Gpu::open(load_emulator()?)?)))
+    }
+
+    /// [`Device::emulator`] with guard bands around every buffer and NaN in fresh memory; [`Device::synchronize`] reports
+    /// writes that missed their buffer. On the checking library only the memory is NaN: it knows the bounds itself.
+    pub fn emulator_guarded() -> Result<Self> {
+        Ok(Self::Gpu(Arc::new(Gpu::open_guarded(load_emulator()?)?)))
+    }
+
+    /// The first CUDA device, guarded in the same way (tests on a GPU).
+    pub fn cuda_guarded() -> Result<Self> {
+        driver::availability().map_err(|detail| Error::Device { device: "cuda".into(), detail })?;
+        Ok(Self::Gpu(Arc::new(Gpu::open_guarded(0)?)))
     }
 
     /// Human name, e.g. `cpu (AVX-512, 2 threads)` or `cuda:0 NVIDIA H200`.
@@ -84,11 +95,12 @@ impl Device {
         matches!(self, Self::Cpu(_))
     }
 
-    /// Waits for all launched work; surfaces an asynchronous kernel error.
+    /// Waits for all launched work; surfaces an asynchronous kernel error and, on a guarded device, writes outside of
+    /// buffers.
     pub fn synchronize(&self) -> Result<()> {
         match self {
             Self::Cpu(_) => Ok(()),
-            Self::Gpu(g) => g.synchronize(),
+            Self::Gpu(g) => g.synchronize().and_then(|()| g.check_guards()),
         }
     }
 
@@ -99,6 +111,13 @@ impl Device {
             Self::Gpu(g) => g.pool.stats(),
         }
     }
+}
+
+/// Loads the emulator that `GHOSTBIT_TEST_DRIVER` asks for; its one device is number 0.
+fn load_emulator() -> Result<usize> {
+    let check = std::env::var("GHOSTBIT_TEST_DRIVER").is_ok_and(|v| v == "check");
+    driver::load_emulator(if check { driver::EMULATOR_CHECK } else { driver::EMULATOR })?;
+    Ok(0)
 }
 
 impl PartialEq for Device {
