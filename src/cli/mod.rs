@@ -43,6 +43,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    say_when_output_fails();
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,6 +67,22 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(a) => inspect::run(a),
         Command::Bench(a) => bench::run(a, &device),
     }
+}
+
+/// `println!` panics when standard output is full or was closed; that is no fault of the program, so it ends like other
+/// errors do.
+fn say_when_output_fails() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        match message.and_then(|m| m.strip_prefix("failed printing to stdout: ")) {
+            Some(why) => {
+                eprintln!("error: standard output cannot be written: {why}; free some space or send it elsewhere");
+                std::process::exit(1);
+            }
+            None => usual(panic),
+        }
+    }));
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.

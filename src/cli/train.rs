@@ -3,6 +3,7 @@
 use super::network::{NetworkArgs, check_images};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
+use crate::tensor::io::check_writable;
 use crate::train::{SupervisedConfig, train_supervised};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     if !(args.lr.is_finite() && args.lr > 0.0) {
         return Err(Error::config("--lr", format!("{} must be finite and positive", args.lr)));
     }
+    check_writable(&args.out)?;
     println!("device {} ({why})", device.name());
     let mut data = Dataset::open(&args.data)?;
     if let Some(n) = args.images {

@@ -243,39 +243,60 @@ fn from_le<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Ve
     bytes.chunks_exact(N).map(|b| convert(b.try_into().expect("a chunk of N bytes"))).collect()
 }
 
-/// Replaces `path` by `data`: written to a temporary file beside it, flushed to the disk, then renamed over it. Whatever
-/// happens, the file holds either all of the old or all of the new contents.
-pub fn replace_file(path: impl AsRef<Path>, data: &[u8]) -> Result<()> {
-    let path = path.as_ref();
-    let fail = |e: std::io::Error| {
-        let remedy = match e.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                "free some space or choose another disk"
-            }
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                "choose a directory that you may write to"
-            }
-            std::io::ErrorKind::NotFound => "create the directory first",
-            std::io::ErrorKind::IsADirectory => "name a file, not a directory",
-            _ => "check the path and the disk",
-        };
-        Error::file(path, format!("cannot be written: {e}; {remedy} (any earlier file is unchanged)"))
+/// A file that cannot be written, with what to do about it.
+fn unwritable(path: &Path, e: &std::io::Error) -> Error {
+    use std::io::ErrorKind::{
+        FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
     };
-    let directory = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
+    let remedy = match e.kind() {
+        StorageFull | QuotaExceeded => "free some space or choose another disk",
+        FileTooLarge => "raise the limit on file sizes (ulimit -f) or choose another disk",
+        PermissionDenied | ReadOnlyFilesystem => "choose a directory that you may write to",
+        NotFound | NotADirectory => "create the directory first",
+        IsADirectory => "name a file, not a directory",
+        _ => "check the path and the disk",
     };
+    Error::file(path, format!("cannot be written: {e}; {remedy} (any earlier file is unchanged)"))
+}
+
+/// A temporary file in the directory of `path`; gone when dropped.
+fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-");
     // The default of 0600 is for secrets; results are like any other file of this user.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut file = builder.tempfile_in(directory).map_err(fail)?;
+    builder.tempfile_in(directory_of(path))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Fails like [`replace_file`] would for want of a directory or of permission: to be asked before hours of work.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    if path.is_dir() {
+        return Err(unwritable(path, &std::io::ErrorKind::IsADirectory.into()));
+    }
+    temporary_beside(path).map(drop).map_err(|e| unwritable(path, &e))
+}
+
+/// Replaces `path` by `data`: written to a temporary file beside it, flushed to the disk, then renamed over it. Whatever
+/// happens, the file holds either all of the old or all of the new contents.
+pub fn replace_file(path: impl AsRef<Path>, data: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let fail = |e: std::io::Error| unwritable(path, &e);
+    let mut file = temporary_beside(path).map_err(fail)?;
     file.write_all(data).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
     // Makes the rename itself durable; a file system that cannot do it has still renamed.
-    if let Ok(d) = std::fs::File::open(directory) {
+    if let Ok(d) = std::fs::File::open(directory_of(path)) {
         let _ = d.sync_all();
     }
     Ok(())
