@@ -1,6 +1,8 @@
-//! No file can make a reader panic: random bytes, and valid files with random damage. See docs/fuzzing.md.
+//! No file can make a reader panic: random bytes, and valid files with random damage; nor can a recipe's text or
+//! `--set`. See docs/fuzzing.md.
 
 use ghostbit::data::{Spec, cifar, idx};
+use ghostbit::methods::Recipe;
 use ghostbit::tensor::io::{Checkpoint, HostTensor, RawTensor};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -49,6 +51,90 @@ fn idx_file(dims: &[u32], values: &[u8]) -> Vec<u8> {
     dims.iter().for_each(|d| out.extend(d.to_be_bytes()));
     out.extend(values);
     out
+}
+
+/// What parses can be written and read again, to the same text.
+fn check_recipe(text: &str) {
+    if let Ok(recipe) = Recipe::parse(text, "text") {
+        let _ = recipe.validate();
+        let written = recipe.to_toml();
+        assert_eq!(Recipe::parse(&written, "written").unwrap().to_toml(), written);
+    }
+}
+
+/// `key=value` from the words that recipes are made of, most of them wrong in one way or another.
+fn assignment() -> impl Strategy<Value = String> {
+    let words = vec![
+        "seed",
+        "wbits",
+        "first_bits",
+        "batch",
+        "iters",
+        "warmup",
+        "name",
+        "generator",
+        "latent",
+        "lr",
+        "beta1",
+        "generator_loss",
+        "bn_stats",
+        "weight",
+        "cross_entropy",
+        "images",
+        "count",
+        "share",
+        "loss",
+        "from_generator",
+        "ranges",
+        "weights",
+        "ema",
+        "student",
+        "schedule",
+        "ste",
+        "student_loss",
+        "kl",
+        "temperature",
+        "",
+        "x",
+        "[",
+        "\"",
+    ];
+    let values = vec![
+        "0",
+        "1",
+        "-1",
+        "4",
+        "1e9",
+        "1e-45",
+        "1e300",
+        "-0.0",
+        "nan",
+        "inf",
+        "true",
+        "search",
+        "min_max",
+        "\"lsq\"",
+        "cosine",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "18446744073709551615",
+        "[]",
+        "{}",
+        "{ weight = 1 }",
+        "[1, 2]",
+        "1979-05-27",
+        "'",
+        "\"\"\"",
+        "",
+        "1 # a",
+        "1\nseed = 2",
+        "0x10",
+        "\u{0}",
+        "é",
+    ];
+    let key = vec(prop::sample::select(words), 1..4).prop_map(|w| w.join("."));
+    let value = prop_oneof![4 => prop::sample::select(values).prop_map(String::from), 1 => ".{0,12}"];
+    (key, value).prop_map(|(k, v)| format!("{k}={v}"))
 }
 
 proptest! {
@@ -135,5 +221,62 @@ proptest! {
     #[test]
     fn text_as_a_data_set(text in ".{0,40}", kind in prop::sample::select(vec!["", "cifar10:", "idx:", "builtin:"])) {
         let _ = Spec::parse(&format!("{kind}{text}"));
+    }
+
+    #[test]
+    fn text_as_a_recipe(text in "(?s).{0,120}", lines in vec(assignment(), 0..4), cut in any::<prop::sample::Index>()) {
+        check_recipe(&text);
+        // An embedded recipe with lines put in somewhere.
+        for name in Recipe::names() {
+            let whole = Recipe::load(name).unwrap().to_toml();
+            let mut all: Vec<&str> = whole.lines().collect();
+            let at = cut.index(all.len());
+            all.splice(at..at, lines.iter().map(String::as_str));
+            check_recipe(&all.join("\n"));
+            check_recipe(&all[..at].join("\n"));
+        }
+    }
+
+    #[test]
+    fn assignments_to_a_recipe(
+        lines in vec(prop_oneof![assignment(), "(?s).{0,40}", "[a-z_.]{0,20}=.{0,20}"], 0..6),
+        name in prop::sample::select(Recipe::names()),
+    ) {
+        let mut recipe = Recipe::load(name).unwrap();
+        for line in &lines {
+            let before = recipe.clone();
+            if recipe.set(line).is_err() {
+                assert_eq!(format!("{recipe:?}"), format!("{before:?}"), "a refused assignment changed something");
+            }
+        }
+        let _ = recipe.validate();
+        check_recipe(&recipe.to_toml());
+        assert_eq!(format!("{:?}", Recipe::parse(&recipe.to_toml(), "again").unwrap()), format!("{recipe:?}"));
+    }
+
+    #[test]
+    fn values_of_a_recipe_survive_its_text(
+        seed in 0..=i64::MAX as u64,
+        wbits in 2..=8u8,
+        lr in any::<f32>().prop_filter("finite", |v| v.is_finite()),
+        share in 0f32..=1.0,
+        batch in 2..1usize << 40,
+    ) {
+        let mut recipe = Recipe::load("default").unwrap();
+        let lr = lr.abs();
+        for line in [
+            format!("seed={seed}"),
+            format!("wbits={wbits}"),
+            format!("student.lr={lr:?}"),
+            format!("images.share={share}"),
+            format!("batch = {batch}"),
+        ] {
+            recipe.set(&line).unwrap();
+        }
+        recipe.validate().unwrap();
+        let again = Recipe::parse(&recipe.to_toml(), "again").unwrap();
+        assert_eq!(again, recipe);
+        let read = (again.seed, again.wbits, again.student.lr, again.images.unwrap().share, again.batch);
+        assert_eq!(read, (seed, wbits, lr, share, batch));
     }
 }
