@@ -1,4 +1,4 @@
-//! The emulator's checker finds planted bugs and names them; fragments lie where `kernels/include/mma.cuh` says.
+//! The emulator's checker finds planted bugs and names them. (Its fragments: tests/fragments.rs.)
 
 #![cfg(feature = "emulator")]
 
@@ -175,79 +175,6 @@ fn block_reductions_reach_every_thread() {
     assert!(out[..96].iter().all(|v| *v == 95.0 * 48.0));
     assert!(out[96..192].iter().all(|v| *v == 95.0));
     assert!(out[192..].iter().all(|v| *v == 0.0));
-}
-
-/// Element type of an mma: how many a register holds, and one of them as bits.
-struct Format {
-    kernel: &'static str,
-    per_register: usize,
-    one: u32,
-}
-const FORMATS: [Format; 3] = [
-    Format { kernel: "selftest_mma_bf16", per_register: 2, one: 0x3f80 },
-    Format { kernel: "selftest_mma_tf32", per_register: 1, one: 0x3f80_0000 },
-    Format { kernel: "selftest_mma_s8", per_register: 4, one: 1 },
-];
-
-/// (row, k) of element `e` of register `r` of lane `l` of A, as mma.cuh documents it.
-fn a_position(per: usize, l: usize, r: usize, e: usize) -> (usize, usize) {
-    (l / 4 + 8 * (r % 2), per * (l % 4) + e + 4 * per * (r / 2))
-}
-fn b_position(per: usize, l: usize, r: usize, e: usize) -> (usize, usize) {
-    (per * (l % 4) + e + 4 * per * r, l / 4)
-}
-fn d_position(l: usize, r: usize) -> (usize, usize) {
-    (l / 4 + 8 * (r / 2), 2 * (l % 4) + r % 2)
-}
-
-/// D = A * B with a single one in A and B numbered by k and n, so that each product tells where it came from.
-#[test]
-fn every_mma_element_lies_where_documented() {
-    let emulator = emulator();
-    for f in FORMATS {
-        let per = f.per_register;
-        let width = 32 / per;
-        // A: one-hot. B: one row of ones at the same k, so D[row] is all ones and the rest zero.
-        for (lane, r, e) in (0..32).flat_map(|l| (0..4).flat_map(move |r| (0..per).map(move |e| (l, r, e)))) {
-            let (row, k) = a_position(per, lane, r, e);
-            let mut a = vec![0u32; 128];
-            a[lane * 4 + r] = f.one << (e * width);
-            let mut b = vec![0u32; 64];
-            // B one-hot too: at (k, n) for one n that varies with the case.
-            let n = (lane + r + e) % 8;
-            for (l, r, e) in (0..32).flat_map(|l| (0..2).flat_map(move |r| (0..per).map(move |e| (l, r, e)))) {
-                if b_position(per, l, r, e) == (k, n) {
-                    b[l * 2 + r] |= f.one << (e * width);
-                }
-            }
-            let d = emulator.warp(f.kernel, 32, &[&a, &b], vec![0u32; 128]);
-            let one = if per == 4 { 1 } else { 1f32.to_bits() };
-            for (l, r) in (0..32).flat_map(|l| (0..4).map(move |r| (l, r))) {
-                let expected = if d_position(l, r) == (row, n) { one } else { 0 };
-                assert_eq!(d[l * 4 + r], expected, "{}: A[{row}][{k}] B[{k}][{n}] lane {l} d[{r}]", f.kernel);
-            }
-        }
-    }
-}
-
-#[test]
-fn ldmatrix_delivers_every_element_as_documented() {
-    let emulator = emulator();
-    let x: Vec<u32> = (0..128u32).map(|i| (2 * i) | (2 * i + 1) << 16).collect(); // element i holds i
-    for (kernel, n, trans) in [
-        ("selftest_ldmatrix_x4", 4, false),
-        ("selftest_ldmatrix_x4_trans", 4, true),
-        ("selftest_ldmatrix_x2", 2, false),
-        ("selftest_ldmatrix_x2_trans", 2, true),
-    ] {
-        let r = emulator.warp(kernel, 32, &[&x], vec![0u32; 32 * n]);
-        for (l, i) in (0..32).flat_map(|l| (0..n).map(move |i| (l, i))) {
-            let (g, q) = (l / 4, l % 4);
-            let at = |row: usize, col: usize| (64 * i + 8 * row + col) as u32;
-            let (low, high) = if trans { (at(2 * q, g), at(2 * q + 1, g)) } else { (at(g, 2 * q), at(g, 2 * q + 1)) };
-            assert_eq!(r[l * n + i], low | high << 16, "{kernel}: lane {l} register {i}");
-        }
-    }
 }
 
 /// What the driver's own promises are: failures on demand, limits, capture, bounds of copies.

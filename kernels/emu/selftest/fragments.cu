@@ -1,15 +1,15 @@
-// Shows where each element of a fragment lies: tests/emulator.rs feeds one-hot registers and matrices
+// Shows where each element of a fragment lies: tests/fragments.rs feeds one-hot and numbered matrices
 // and compares with the layouts that include/mma.cuh documents. Meant for the emulator and for GPUs.
-// Launch with one warp.
+// Launch with blocks of one warp; each has operands of its own.
 #include "include/async_copy.cuh"
 #include "include/device.cuh"
 #include "include/mma.cuh"
 #include "include/reduce.cuh"
 
-// a: [32 lanes][4], b: [32][2], d: [32][4]
+// a: [blocks][32 lanes][4], b: [blocks][32][2], d: [blocks][32][4]
 #define SELFTEST_MMA(name, Acc)                                                    \
   KERNEL selftest_##name(const uint32_t* a, const uint32_t* b, Acc* d) {            \
-    int lane = threadIdx.x;                                                        \
+    int lane = blockIdx.x * 32 + threadIdx.x;                                      \
     uint32_t fa[4];                                                                \
     Acc fd[4];                                                                     \
     for (int i = 0; i < 4; i++) fa[i] = a[lane * 4 + i];                           \
