@@ -6,6 +6,7 @@ use ghostbit::graph::{Forward, Network, Taps};
 use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
+use ghostbit::ops::conv2d_depthwise::conv2d_depthwise;
 use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use ghostbit::ops::observe::min_max;
 use ghostbit::tensor::{DType, Shape, Tensor, init};
@@ -97,6 +98,32 @@ fn conv_bn_tune_is_conv2d_and_batch_norm_eval() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Inputs of two depthwise convolutions get the sum of both gradients, whichever kernels write them.
+#[test]
+fn depthwise_gradients_accumulate() {
+    for device in [Some(Device::cpu()), Device::emulator().ok()].into_iter().flatten() {
+        for c in [3, 8] {
+            let of = |shape: &[usize], seed| ramp(&device, DType::F32, shape, seed);
+            let grads = |strides: &[usize]| -> Vec<Vec<f64>> {
+                let mut tape = Tape::new(&device);
+                let inputs = [of(&[2, 7, 6, c], 1), of(&[c, 3, 3, 1], 2), of(&[c], 3)].map(|t| tape.leaf(t));
+                let [x, w, b] = &inputs;
+                let outs: Vec<Var> = strides
+                    .iter()
+                    .map(|&s| conv2d_depthwise(&mut tape, x, w, Some(b), Conv2dParams::new(s, 1)).unwrap())
+                    .collect();
+                let seeds: Vec<(&Var, Tensor)> = outs.iter().map(|o| (o, of(&o.shape(), 4))).collect();
+                let g = tape.backward_from(&seeds).unwrap();
+                inputs.iter().map(|v| g.of(v).unwrap().to_f64().unwrap()).collect()
+            };
+            let (both, one, two) = (grads(&[1, 2]), grads(&[1]), grads(&[2]));
+            let sum: Vec<Vec<f64>> =
+                one.iter().zip(&two).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect();
+            compare(&format!("{device:?}, {c} channels"), &sum, &both, 1e-5);
         }
     }
 }
