@@ -3,6 +3,7 @@
 mod bench;
 mod eval;
 mod inspect;
+mod methods;
 mod network;
 mod quantize;
 mod train;
@@ -37,6 +38,8 @@ enum Command {
     Train(train::Args),
     /// Print a network, its quantizers and its op table
     Inspect(inspect::Args),
+    /// The methods (recipes) that `quantize --method` knows
+    Methods(methods::Args),
     /// Time one training iteration
     Bench(bench::Args),
 }
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(a) => eval::run(a, &device, &why),
         Command::Train(a) => train::run(a, &device, &why),
         Command::Inspect(a) => inspect::run(a),
+        Command::Methods(a) => methods::run(a),
         Command::Bench(a) => bench::run(a, &device),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::loss::{GeneratorLoss, StudentLoss};
 use super::terms::{BnStats, CrossEntropy};
+use crate::models::generator::Condition;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -44,12 +45,28 @@ pub struct GeneratorRecipe {
     pub beta2: f32,
     /// After warm-up the generator is stepped in every `every`-th iteration; 0 leaves it as it is.
     pub every: u64,
+    pub condition: Condition,
+    /// Attention centres are drawn uniformly from `center_low..center_high`, in units of the image's height and width.
+    pub center_low: f32,
+    pub center_high: f32,
+    /// The second half of a batch repeats the first half's conditions with fresh noise (ACQ's pairs).
+    pub paired: bool,
 }
 
 impl Default for GeneratorRecipe {
-    /// GDFQ's.
+    /// GDFQ's; centres as RECONSTRUCTED for ACQ.
     fn default() -> Self {
-        Self { latent: 100, lr: 1e-3, beta1: 0.5, beta2: 0.999, every: 1 }
+        Self {
+            latent: 100,
+            lr: 1e-3,
+            beta1: 0.5,
+            beta2: 0.999,
+            every: 1,
+            condition: Condition::Label,
+            center_low: 0.25,
+            center_high: 0.75,
+            paired: false,
+        }
     }
 }
 
@@ -156,9 +173,14 @@ impl Recipe {
         EMBEDDED.iter().map(|(n, _)| *n).collect()
     }
 
+    /// An embedded recipe as it was written, comments included.
+    pub fn text(name: &str) -> Result<&'static str> {
+        EMBEDDED.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).ok_or_else(|| unknown(name))
+    }
+
     /// An embedded recipe by name, or a TOML file by path.
     pub fn load(method: &str) -> Result<Self> {
-        if let Some((_, text)) = EMBEDDED.iter().find(|(n, _)| *n == method) {
+        if let Ok(text) = Self::text(method) {
             return Self::parse(text, method);
         }
         let path = Path::new(method);
@@ -166,8 +188,7 @@ impl Recipe {
             let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
             return Self::parse(&text, method);
         }
-        let known = Self::names().join(", ");
-        Err(Error::config("--method", format!("'{method}' is not known; choose one of {known}, or a .toml file")))
+        Err(unknown(method))
     }
 
     /// Parses TOML text; `origin` is named in errors.
@@ -195,6 +216,13 @@ impl Recipe {
         positive("warmup", self.warmup <= self.iters, "cannot exceed iters")?;
         positive("eval_every", self.eval_every >= 1, "must be at least 1")?;
         positive("generator.latent", self.generator.latent >= 1, "must be at least 1")?;
+        let g = &self.generator;
+        positive("generator.paired", !g.paired || self.batch % 2 == 0, "pairs need an even batch")?;
+        positive(
+            "generator.center_low",
+            0.0 <= g.center_low && g.center_low < g.center_high && g.center_high <= 1.0,
+            "needs 0 <= center_low < center_high <= 1",
+        )?;
         if let Some(images) = &self.images {
             positive("images.share", (0.0..=1.0).contains(&images.share), "must lie in 0..=1")?;
             positive(
@@ -249,6 +277,14 @@ impl Recipe {
             last_bits: self.last_bits,
         }
     }
+}
+
+fn unknown(method: &str) -> Error {
+    let names = Recipe::names();
+    let nearest = names.iter().max_by(|a, b| strsim::jaro(a, method).total_cmp(&strsim::jaro(b, method)));
+    let hint = nearest.filter(|n| strsim::jaro(n, method) > 0.7).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+    let known = names.join(", ");
+    Error::config("--method", format!("'{method}' is not known{hint} Choose one of {known}, or a .toml file"))
 }
 
 #[cfg(test)]

@@ -9,14 +9,34 @@ use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::Conv2dParams;
 
-/// Inputs: noise `[n, latent]`, labels `[n]`. Output: images `[n, 32, 32, 3]` in normalised units.
-pub fn gdfq_c32(classes: usize, latent: usize) -> Graph {
+/// What the generator is told besides the noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    Label,
+    /// Also where in the image the teacher's attention shall be centred: input `[n, 2]`, row and column in 0..1. ACQ (Li
+    /// et al., arXiv 2301.07266) names the condition; that it enters as `embedding(y) * z + linear(centre)` is
+    /// RECONSTRUCTED.
+    LabelCenter,
+}
+
+/// Inputs: noise `[n, latent]`, labels `[n]`, with [`Condition::LabelCenter`] also centres `[n, 2]`. Output: images
+/// `[n, 32, 32, 3]` in normalised units.
+pub fn gdfq_c32(classes: usize, latent: usize, condition: Condition) -> Graph {
     let mut g = Graph::new("generator-c32", classes);
     let z = g.input("noise", InputKind::Real(vec![latent]));
     let labels = g.input("labels", InputKind::Label { classes });
     let table = g.param("embedding.weight", &[classes, latent], Init::Normal { std: 1.0 });
     let e = g.push("embedding", NodeKind::Embedding { table }, &[labels]);
     let mut x = g.push("condition", NodeKind::Mul, &[e, z]);
+    if condition == Condition::LabelCenter {
+        let centers = g.input("centers", InputKind::Real(vec![2]));
+        let bound = 1.0 / 2f32.sqrt();
+        let weight = g.param("center.weight", &[latent, 2], Init::Uniform { bound });
+        let bias = g.param("center.bias", &[latent], Init::Uniform { bound });
+        let c = g.push("center", NodeKind::Linear { weight, bias: Some(bias), quant: None }, &[centers]);
+        x = g.push("condition.center", NodeKind::Add, &[x, c]);
+    }
     let bound = 1.0 / (latent as f32).sqrt();
     let weight = g.param("linear.weight", &[8 * 8 * 128, latent], Init::Uniform { bound });
     let bias = g.param("linear.bias", &[8 * 8 * 128], Init::Uniform { bound });

@@ -5,8 +5,9 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::graph::{Forward, Network, Taps};
-use crate::methods::terms::TeacherView;
+use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
+use crate::models::generator::{Condition, gdfq_c32};
 use crate::ops::random;
 use crate::optim::Adam;
 use crate::tensor::Tensor;
@@ -18,6 +19,7 @@ pub(super) enum Draw {
     Labels = 1,
     Pick = 2,
     Held = 3,
+    Centers = 4,
 }
 
 /// Stream number of a draw in iteration `it`.
@@ -29,6 +31,7 @@ pub(super) fn stream(it: u64, draw: Draw) -> u64 {
 pub struct GeneratorStep {
     pub network: Network,
     pub adam: Adam,
+    pub memory: Memory,
     recipe: GeneratorRecipe,
     loss: GeneratorLoss,
     seed: u64,
@@ -45,37 +48,54 @@ pub struct Synthetic {
 impl GeneratorStep {
     pub fn new(device: &Device, classes: usize, recipe: &Recipe) -> Result<Self> {
         let (loss, seed, recipe) = (recipe.generator_loss.clone(), recipe.seed, recipe.generator.clone());
+        let graph = gdfq_c32(classes, recipe.latent, recipe.condition);
         // The generator's initial values and the noise come from different keys.
-        let graph = crate::models::generator::gdfq_c32(classes, recipe.latent);
         let mut network = Network::new(device, graph, seed ^ 0x67_65_6e)?;
         network.params.train()?;
         let adam = Adam::new(network.params.values(), recipe.beta1, recipe.beta2, 1e-8)?;
-        Ok(Self { network, adam, recipe, loss, seed, classes })
+        Ok(Self { network, adam, memory: Memory::default(), recipe, loss, seed, classes })
     }
 
-    fn inputs(&self, n: usize, it: u64, noise: Draw, labels: Draw) -> Result<(Var, Var)> {
+    /// What batch `it` is made from.
+    fn draw(&self, n: usize, it: u64, noise: Draw, labels: Draw) -> Result<Conditions> {
         let device = self.network.device();
         let z = random::normal(&device, [n, self.recipe.latent], self.seed, stream(it, noise))?;
-        let y = random::labels(&device, n, self.classes, self.seed, stream(it, labels))?;
-        Ok((Var::constant(z), Var::constant(y)))
+        let distinct = if self.recipe.paired { n.div_ceil(2) } else { n };
+        let y = random::labels(&device, distinct, self.classes, self.seed, stream(it, labels))?;
+        let centers = if self.recipe.condition == Condition::LabelCenter {
+            let (low, high) = (self.recipe.center_low, self.recipe.center_high);
+            let c = random::uniform_in(&device, [distinct, 2], low, high, self.seed, stream(it, Draw::Centers))?;
+            Some(Var::constant(cycle(c, n)?))
+        } else {
+            None
+        };
+        Ok(Conditions { labels: Var::constant(cycle(y, n)?), noise: Some(z), centers })
+    }
+
+    fn images(&mut self, tape: &mut Tape, c: &Conditions) -> Result<Var> {
+        let z = Var::constant(c.noise.clone().expect("the generator's conditions hold noise"));
+        let inputs: Vec<Var> = [z, c.labels.clone()].into_iter().chain(c.centers.clone()).collect();
+        Ok(self.network.forward(tape, &inputs, Forward::batch(), &Taps::default())?.output)
     }
 
     /// Images without a step, for calibration (`it` selects the draw).
     pub fn sample(&mut self, n: usize, it: u64, held_out: bool) -> Result<(Tensor, Tensor)> {
         let (noise, labels) = if held_out { (Draw::Held, Draw::Pick) } else { (Draw::Noise, Draw::Labels) };
-        let (z, y) = self.inputs(n, it, noise, labels)?;
-        let mut tape = Tape::inference(&self.network.device());
-        let out = self.network.forward(&mut tape, &[z, y.clone()], Forward::batch(), &Taps::default())?;
-        Ok((out.output.value, y.value))
+        let c = self.draw(n, it, noise, labels)?;
+        let images = self.images(&mut Tape::inference(&self.network.device()), &c)?;
+        Ok((images.value, c.labels.value))
     }
 
     /// One step. The images handed out were made before the step, as in the released code.
     pub fn step(&mut self, teacher: &mut Network, n: usize, it: u64) -> Result<(Synthetic, Losses)> {
-        let (z, y) = self.inputs(n, it, Draw::Noise, Draw::Labels)?;
+        let conditions = self.draw(n, it, Draw::Noise, Draw::Labels)?;
         let mut tape = Tape::new(&self.network.device());
-        let images = self.network.forward(&mut tape, &[z, y.clone()], Forward::batch(), &Taps::default())?.output;
-        let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &y)?;
-        let synthetic = Synthetic { images: images.value.clone(), labels: y.value.clone(), teacher_logits: logits };
+        let images = self.images(&mut tape, &conditions)?;
+        let draws = (self.seed, it);
+        let (total, logits) =
+            teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, &mut self.memory, draws)?;
+        let synthetic =
+            Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: logits };
         let losses = total.read()?;
         tape.backward(&total.loss)?;
         let (values, grads) = self.network.params.flat()?;
@@ -84,21 +104,68 @@ impl GeneratorStep {
     }
 }
 
-/// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits.
+/// `n` rows that repeat those of `t` in order.
+fn cycle(t: Tensor, n: usize) -> Result<Tensor> {
+    let rows = t.dim(0);
+    if rows == n {
+        return Ok(t);
+    }
+    let row = t.len() / rows;
+    let mut shape = t.shape().to_vec();
+    shape[0] = n;
+    let all = Tensor::empty(&t.device(), shape.as_slice(), t.dtype())?;
+    for start in (0..n).step_by(rows) {
+        let count = rows.min(n - start);
+        all.view(start * row, [count * row])?.copy_from(&t.view(0, [count * row])?)?;
+    }
+    Ok(all)
+}
+
+/// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits. `draws`: seed and
+/// iteration for terms that draw numbers.
 pub(super) fn teacher_loss(
     tape: &mut Tape,
     teacher: &mut Network,
     loss: &GeneratorLoss,
     images: &Var,
-    labels: &Var,
+    conditions: &Conditions,
+    memory: &mut Memory,
+    (seed, it): (u64, u64),
 ) -> Result<(Total, Tensor)> {
     let needs = loss.needs();
-    let taps = Taps { bn_stats: needs.bn_stats, nodes: Vec::new() };
+    let mut nodes = if needs.bn_inputs { teacher.graph.batch_norm_inputs() } else { Vec::new() };
+    let norms = nodes.len();
+    let head = (needs.head || needs.batch_map).then(|| teacher.graph.head("the generator's loss")).transpose()?;
+    nodes.extend(head.iter().flat_map(|h| [h.map, h.features]));
+    let taps = Taps { bn_stats: needs.bn_stats, nodes };
     let out = teacher.forward(tape, std::slice::from_ref(images), Forward::eval(), &taps)?;
-    let view = TeacherView { teacher, images, labels, logits: out.output, bn_stats: out.bn_stats };
+    let mut batch_map = None;
+    if let (true, Some(head)) = (needs.batch_map, &head) {
+        let taps = Taps { bn_stats: false, nodes: vec![head.map] };
+        let again = teacher.forward(tape, std::slice::from_ref(images), Forward::batch(), &taps)?;
+        batch_map = again.taps.into_iter().next();
+    }
+    let mut bn_inputs = out.taps;
+    let mut heads = bn_inputs.split_off(norms).into_iter();
+    let mut view = TeacherView {
+        teacher,
+        images,
+        conditions,
+        logits: out.output,
+        bn_stats: out.bn_stats,
+        bn_inputs,
+        map: heads.next(),
+        features: heads.next(),
+        batch_map,
+        student_logits: None,
+        memory,
+        seed,
+        it,
+    };
     let mut terms = Vec::new();
     for term in loss.terms() {
-        terms.push((term.name(), term.weight(), term.loss(tape, &view)?));
+        terms.push((term.name(), term.weight(), term.loss(tape, &mut view)?));
     }
-    Ok((Total::new(tape, terms)?, view.logits.value))
+    let logits = view.logits.value;
+    Ok((Total::new(tape, terms)?, logits))
 }

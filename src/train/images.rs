@@ -6,6 +6,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::graph::{Forward, Network, Taps};
+use crate::methods::terms::{Conditions, Memory};
 use crate::methods::{ImagesRecipe, Recipe};
 use crate::ops::{embedding::embedding, random};
 use crate::optim::Adam;
@@ -48,6 +49,8 @@ impl ImagePool {
                 let noise = random::normal(device, [n, shape[0], shape[1], shape[2]], recipe.seed, stream(it, Draw::Noise))?;
                 (noise, random::labels(device, n, classes, recipe.seed, stream(it, Draw::Labels))?)
             };
+            let conditions = Conditions { labels: Var::constant(y.clone()), noise: None, centers: None };
+            let mut memory = Memory::default();
             let mut x = start;
             let mut adam = Adam::new(&x, 0.9, 0.999, 1e-8)?;
             let mut grad = Tensor::zeros(device, x.shape(), DType::F32)?;
@@ -55,8 +58,8 @@ impl ImagePool {
             for k in 0..r.iters {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
-                let labels = Var::constant(y.clone());
-                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &labels)?.0;
+                let draws = (recipe.seed, it);
+                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &conditions, &mut memory, draws)?.0;
                 if k + 1 == r.iters {
                     last = total.loss.value.item()? as f32;
                 }

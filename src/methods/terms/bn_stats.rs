@@ -31,13 +31,13 @@ impl GeneratorTerm for BnStats {
         self.weight
     }
     fn needs(&self) -> Needs {
-        Needs { bn_stats: true }
+        Needs { bn_stats: true, ..Needs::default() }
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         has_batch_norm(self.name(), teacher)?;
         not_negative(self.name(), "weight", self.weight)
     }
-    fn loss(&self, tape: &mut Tape, view: &TeacherView) -> Result<Var> {
+    fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let mut terms = Vec::with_capacity(view.bn_stats.len());
         for s in &view.bn_stats {
             let NodeKind::BatchNorm { mean, var, .. } = &view.teacher.graph.nodes[s.node].kind else {

@@ -30,8 +30,8 @@ impl GeneratorTerm for CrossEntropy {
     fn check(&self, _: Option<&Graph>) -> Result<()> {
         not_negative("cross_entropy", "weight", self.weight)
     }
-    fn loss(&self, tape: &mut Tape, view: &TeacherView) -> Result<Var> {
-        softmax_cross_entropy(tape, &view.logits, view.labels)
+    fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
+        softmax_cross_entropy(tape, &view.logits, &view.conditions.labels)
     }
 }
 

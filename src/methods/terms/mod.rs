@@ -13,17 +13,42 @@ use crate::graph::{BnStatistics, Graph, Network};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// What a generator term wants from the teacher's pass besides the logits.
+/// What the terms of a loss want from the teacher's pass besides the logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Batch statistics of every batch-norm input.
     pub bn_stats: bool,
+    /// The inputs of all batch norms.
+    pub bn_inputs: bool,
+    /// The last feature map and the pooled features.
+    pub head: bool,
+    /// The last feature map of a second pass that normalises with the batch's own statistics, running ones untouched.
+    pub batch_map: bool,
+    /// The student's logits, with gradients to the images only.
+    pub student: bool,
 }
 
 impl Needs {
     pub fn and(self, other: Self) -> Self {
-        Self { bn_stats: self.bn_stats || other.bn_stats }
+        Self {
+            bn_stats: self.bn_stats || other.bn_stats,
+            bn_inputs: self.bn_inputs || other.bn_inputs,
+            head: self.head || other.head,
+            batch_map: self.batch_map || other.batch_map,
+            student: self.student || other.student,
+        }
     }
+}
+
+/// What a batch of images was made from.
+#[derive(Clone, Debug)]
+pub struct Conditions {
+    /// I32 `[n]`, constant.
+    pub labels: Var,
+    /// `[n latent]`; stored images have none.
+    pub noise: Option<Tensor>,
+    /// Attention centres asked for, `[n 2]`, constant.
+    pub centers: Option<Var>,
 }
 
 /// One batch of synthetic images as the teacher sees it, on the tape that leads back to the generator.
@@ -31,13 +56,26 @@ pub struct TeacherView<'a> {
     pub teacher: &'a Network,
     /// `[n h w c]`.
     pub images: &'a Var,
-    /// I32 `[n]`, constant.
-    pub labels: &'a Var,
+    pub conditions: &'a Conditions,
     /// `[n classes]`.
     pub logits: Var,
-    /// As asked for by [`Needs`].
+    /// These as asked for by [`Needs`], else empty or absent.
     pub bn_stats: Vec<BnStatistics>,
+    pub bn_inputs: Vec<Var>,
+    /// Last feature map `[n h w c]` and pooled features `[n c]`.
+    pub map: Option<Var>,
+    pub features: Option<Var>,
+    pub batch_map: Option<Var>,
+    pub student_logits: Option<Var>,
+    pub memory: &'a mut Memory,
+    /// For draws: of the run, and the iteration.
+    pub seed: u64,
+    pub it: u64,
 }
+
+/// What terms remember from one iteration to the next. Part of a run's checkpoint.
+#[derive(Default)]
+pub struct Memory {}
 
 /// A term of what images are trained for.
 pub trait GeneratorTerm {
@@ -50,7 +88,7 @@ pub trait GeneratorTerm {
     /// Whether its settings make sense, and whether `teacher` can serve it (absent while only settings are checked).
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;
     /// Its value, without the weight: one element.
-    fn loss(&self, tape: &mut Tape, view: &TeacherView) -> Result<Var>;
+    fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var>;
 }
 
 /// One batch as the student sees it.
