@@ -216,11 +216,11 @@ mod devices {
         for it in recipe.warmup + 1..=recipe.iters {
             let (made, l) = run.generator.step(&mut run.teacher, n, it).unwrap();
             list.push((format!("generator {it}"), values(&l)));
-            let (x, y, t) = match &pool {
+            let batch = match &pool {
                 Some(p) => p.batch(n, recipe.seed, it).unwrap(),
-                None => (made.images, made.labels, made.teacher_logits),
+                None => made,
             };
-            let l = run.student.step(&x, &y, &t, it).unwrap();
+            let l = run.student.step(&mut run.teacher, &batch, it).unwrap();
             list.push((format!("student {it}"), values(&l)));
         }
         let (x, _) = generate(Split::Test, n).batch(device, 0..n, &Normalization::CIFAR).unwrap();

@@ -41,4 +41,9 @@ impl Graph {
         let norms = self.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. }));
         norms.map(|n| n.inputs[0]).collect()
     }
+
+    /// Outputs of the residual bodies: first inputs of all additions, in order.
+    pub fn residual_bodies(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|n| n.kind == NodeKind::Add).map(|n| n.inputs[0]).collect()
+    }
 }

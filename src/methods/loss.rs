@@ -1,7 +1,10 @@
 //! Sums of terms: one table per term in a recipe, `[generator_loss.bn_stats]`. A term that is absent or has weight 0 is
 //! not computed.
 
-use super::terms::{BnStats, CrossEntropy, GeneratorTerm, Kl, Needs, StudentCrossEntropy, StudentTerm};
+use super::terms::{
+    AttentionConsistency, BnStats, Cluster, CrossEntropy, FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs,
+    SlackStats, StudentCrossEntropy, StudentTerm,
+};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -16,6 +19,12 @@ pub struct GeneratorLoss {
     pub cross_entropy: Option<CrossEntropy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_stats: Option<BnStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slack_stats: Option<SlackStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_consistency: Option<AttentionConsistency>,
 }
 
 /// What the student is trained for.
@@ -26,25 +35,49 @@ pub struct StudentLoss {
     pub cross_entropy: Option<StudentCrossEntropy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<Kl>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits_mse: Option<LogitsMse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature_alignment: Option<FeatureAlignment>,
+}
+
+fn generator_term<T: GeneratorTerm>(t: &Option<T>) -> Option<&dyn GeneratorTerm> {
+    t.as_ref().map(|t| t as &dyn GeneratorTerm)
+}
+
+fn student_term<T: StudentTerm>(t: &Option<T>) -> Option<&dyn StudentTerm> {
+    t.as_ref().map(|t| t as &dyn StudentTerm)
 }
 
 impl GeneratorLoss {
     /// Every term with its default settings: what a recipe may contain.
     pub fn full() -> Self {
-        Self { cross_entropy: Some(CrossEntropy::default()), bn_stats: Some(BnStats::default()) }
+        Self {
+            cross_entropy: Some(CrossEntropy::default()),
+            bn_stats: Some(BnStats::default()),
+            slack_stats: Some(SlackStats::default()),
+            cluster: Some(Cluster::default()),
+            attention_consistency: Some(AttentionConsistency::default()),
+        }
     }
 
     /// All terms of the recipe, active or not.
-    fn all(&self) -> Vec<&dyn GeneratorTerm> {
-        let mut list: Vec<&dyn GeneratorTerm> = Vec::new();
-        list.extend(self.cross_entropy.as_ref().map(|t| t as &dyn GeneratorTerm));
-        list.extend(self.bn_stats.as_ref().map(|t| t as &dyn GeneratorTerm));
-        list
+    fn all(&self) -> impl Iterator<Item = &dyn GeneratorTerm> {
+        // Named in full, so that a new field cannot be forgotten here.
+        let Self { cross_entropy, bn_stats, slack_stats, cluster, attention_consistency } = self;
+        let list = [
+            generator_term(cross_entropy),
+            generator_term(bn_stats),
+            generator_term(slack_stats),
+            generator_term(cluster),
+            generator_term(attention_consistency),
+        ];
+        list.into_iter().flatten()
     }
 
     /// The terms that count.
     pub fn terms(&self) -> Vec<&dyn GeneratorTerm> {
-        self.all().into_iter().filter(|t| t.weight() != 0.0).collect()
+        self.all().filter(|t| t.weight() != 0.0).collect()
     }
 
     /// What they want from the teacher together.
@@ -54,31 +87,45 @@ impl GeneratorLoss {
 
     /// Refuses settings that make no sense, and with a teacher also terms that it cannot serve.
     pub fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        self.all().iter().try_for_each(|t| t.check(teacher.filter(|_| t.weight() != 0.0)))
+        self.all().try_for_each(|t| t.check(teacher.filter(|_| t.weight() != 0.0)))
     }
 }
 
 impl StudentLoss {
     /// Every term with its default settings: what a recipe may contain.
     pub fn full() -> Self {
-        Self { cross_entropy: Some(StudentCrossEntropy::default()), kl: Some(Kl::default()) }
+        Self {
+            cross_entropy: Some(StudentCrossEntropy::default()),
+            kl: Some(Kl::default()),
+            logits_mse: Some(LogitsMse::default()),
+            feature_alignment: Some(FeatureAlignment::default()),
+        }
     }
 
-    fn all(&self) -> Vec<&dyn StudentTerm> {
-        let mut list: Vec<&dyn StudentTerm> = Vec::new();
-        list.extend(self.cross_entropy.as_ref().map(|t| t as &dyn StudentTerm));
-        list.extend(self.kl.as_ref().map(|t| t as &dyn StudentTerm));
-        list
+    fn all(&self) -> impl Iterator<Item = &dyn StudentTerm> {
+        let Self { cross_entropy, kl, logits_mse, feature_alignment } = self;
+        let list = [
+            student_term(cross_entropy),
+            student_term(kl),
+            student_term(logits_mse),
+            student_term(feature_alignment),
+        ];
+        list.into_iter().flatten()
     }
 
     /// The terms that count.
     pub fn terms(&self) -> Vec<&dyn StudentTerm> {
-        self.all().into_iter().filter(|t| t.weight() != 0.0).collect()
+        self.all().filter(|t| t.weight() != 0.0).collect()
+    }
+
+    /// Whether a term compares residual bodies.
+    pub fn needs_bodies(&self) -> bool {
+        self.terms().iter().any(|t| t.needs_bodies())
     }
 
     /// As [`GeneratorLoss::check`].
     pub fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        self.all().iter().try_for_each(|t| t.check(teacher.filter(|_| t.weight() != 0.0)))
+        self.all().try_for_each(|t| t.check(teacher.filter(|_| t.weight() != 0.0)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::images::ImagePool;
 use super::run::{Progress, QuantizeRun};
+use crate::ops::cluster_loss::Centroids;
 use crate::tensor::io::{Checkpoint, HostTensor, RawTensor};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -29,6 +30,11 @@ fn state(run: &mut QuantizeRun) -> Vec<(String, Tensor)> {
     list.extend(named("generator.adam", run.generator.adam.state()));
     if let Some(adam) = &run.student.adam {
         list.extend(named("ranges.adam", adam.state()));
+    }
+    for (l, c) in run.generator.memory.centroids.iter().enumerate() {
+        for (part, t) in [("mean", &c.mean), ("var", &c.var), ("seen", &c.seen)] {
+            list.push((format!("centroids.{l}.{part}"), t.clone()));
+        }
     }
     for (name, s) in run.student.network.range_tracking() {
         for (part, t) in [("lo", &s.lo), ("hi", &s.hi), ("t", &s.t)] {
@@ -102,6 +108,15 @@ pub(super) fn load(run: &mut QuantizeRun, folder: &Path) -> Result<()> {
         let t = file.tensors.get(name).ok_or_else(|| Error::file(&path, format!("tensor {name} is missing")))?;
         Tensor::from_slice(&device, t.shape.as_slice(), &t.values)
     };
+    run.generator.memory.centroids.clear();
+    for l in 0.. {
+        let name = |part: &str| format!("centroids.{l}.{part}");
+        if !file.tensors.contains_key(&name("mean")) {
+            break;
+        }
+        let centres = Centroids { mean: read(&name("mean"))?, var: read(&name("var"))?, seen: read(&name("seen"))? };
+        run.generator.memory.centroids.push(centres);
+    }
     for (name, mut t) in state(run) {
         let stored = read(&name)?;
         if (stored.len(), stored.dtype()) != (t.len(), t.dtype()) {

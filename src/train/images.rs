@@ -1,7 +1,7 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, stream, teacher_loss};
+use super::generator_step::{Draw, GeneratorStep, Synthetic, stream, teacher_loss};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
@@ -82,8 +82,8 @@ impl ImagePool {
         Self { images, labels, teacher_logits, shape: [32, 32, 3] }
     }
 
-    /// `n` images drawn with replacement for iteration `it`: images, labels, teacher logits.
-    pub fn batch(&self, n: usize, seed: u64, it: u64) -> Result<(Tensor, Tensor, Tensor)> {
+    /// `n` images drawn with replacement for iteration `it`.
+    pub fn batch(&self, n: usize, seed: u64, it: u64) -> Result<Synthetic> {
         let device = self.images.device();
         let pick = random::labels(&device, n, self.labels.len(), seed, stream(it, Draw::Pick))?;
         let mut tape = Tape::inference(&device);
@@ -94,7 +94,7 @@ impl ImagePool {
         let chosen: Vec<i32> = pick.to_vec::<i32>()?.into_iter().map(|i| all[i as usize]).collect();
         let labels = Tensor::from_slice(&device, [n], &chosen)?;
         let [h, w, c] = self.shape;
-        Ok((rows.reshape([n, h, w, c])?, labels, logits))
+        Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: logits })
     }
 
     /// Stored batch `b` of size `n` in order (calibration).

@@ -3,7 +3,7 @@
 use super::calibrate::{calibrate, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::evaluate::{Accuracy, evaluate};
-use super::generator_step::GeneratorStep;
+use super::generator_step::{GeneratorStep, Synthetic};
 use super::images::{ImagePool, infer};
 use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};
@@ -207,23 +207,23 @@ impl QuantizeRun {
         let share = r.images.as_ref().map_or(0.0, |i| f64::from(i.share));
         let stored = (it as f64 * share).floor() > ((it - 1) as f64 * share).floor();
         let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
-        let (mut images, mut labels, mut logits) = (None, None, None);
+        let mut fresh = None;
         if step_generator {
             let (made, losses) = self.generator.step(&mut self.teacher, n, it)?;
             finite(it, "generator_loss", &losses)?;
             report(Event::Generator { it, losses })?;
-            (images, labels, logits) = (Some(made.images), Some(made.labels), Some(made.teacher_logits));
+            fresh = Some(made);
         }
-        let (images, labels, logits) = match (&self.pool, stored, images, labels, logits) {
-            (Some(pool), true, ..) => pool.batch(n, self.recipe.seed, it)?,
-            (_, _, Some(i), Some(l), Some(t)) => (i, l, t),
+        let batch = match (&self.pool, fresh) {
+            (Some(pool), _) if stored => pool.batch(n, self.recipe.seed, it)?,
+            (_, Some(made)) => made,
             _ => {
-                let (i, l) = self.generator.sample(n, it, false)?;
-                let t = infer(&mut self.teacher, &i)?;
-                (i, l, t)
+                let (images, labels) = self.generator.sample(n, it, false)?;
+                let teacher_logits = infer(&mut self.teacher, &images)?;
+                Synthetic { images, labels, teacher_logits }
             }
         };
-        let losses = self.student.step(&images, &labels, &logits, it)?;
+        let losses = self.student.step(&mut self.teacher, &batch, it)?;
         finite(it, "student_loss", &losses)?;
         report(Event::Student { it, losses })
     }
@@ -303,7 +303,7 @@ impl QuantizeRun {
         if it == 1 {
             self.student.observe(&made.images, tracking(&self.recipe))?;
         }
-        self.student.step(&made.images, &made.labels, &made.teacher_logits, it + self.recipe.warmup)?;
+        self.student.step(&mut self.teacher, &made, it + self.recipe.warmup)?;
         device.synchronize()?;
         Ok(((between - start).as_secs_f64(), between.elapsed().as_secs_f64()))
     }

@@ -1,5 +1,6 @@
 //! One student iteration: the recipe's loss terms, SGD on the weights, Adam on the ranges when they are learned.
 
+use super::generator_step::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Network, RangeMode, Taps};
@@ -59,13 +60,28 @@ impl StudentStep {
         }
     }
 
-    /// One step on `images` with labels and the teacher's logits.
-    pub fn step(&mut self, images: &Tensor, labels: &Tensor, teacher: &Tensor, it: u64) -> Result<Losses> {
+    /// One step on a batch.
+    pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
         let mut tape = Tape::new(&self.network.device());
         let how = self.forward_mode(RangeMode::Frozen);
-        let x = Var::constant(images.clone());
-        let logits = self.network.forward(&mut tape, &[x], how, &Taps::default())?.output;
-        let view = StudentView { logits, labels: &Var::constant(labels.clone()), teacher_logits: teacher };
+        let x = Var::constant(batch.images.clone());
+        let mut taps = Taps::default();
+        let mut teacher_bodies = Vec::new();
+        if self.recipe.student_loss.needs_bodies() {
+            taps.nodes = self.network.graph.residual_bodies();
+            let theirs = Taps { bn_stats: false, nodes: teacher.graph.residual_bodies() };
+            let mut inference = Tape::inference(&self.network.device());
+            let out = teacher.forward(&mut inference, std::slice::from_ref(&x), Forward::eval(), &theirs)?;
+            teacher_bodies = out.taps.into_iter().map(|v| v.value).collect();
+        }
+        let out = self.network.forward(&mut tape, &[x], how, &taps)?;
+        let view = StudentView {
+            logits: out.output,
+            labels: &Var::constant(batch.labels.clone()),
+            teacher_logits: &batch.teacher_logits,
+            bodies: out.taps,
+            teacher_bodies: &teacher_bodies,
+        };
         let mut terms = Vec::new();
         for term in self.recipe.student_loss.terms() {
             terms.push((term.name(), term.weight(), term.loss(&mut tape, &view)?));

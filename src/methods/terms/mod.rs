@@ -1,15 +1,26 @@
 //! Loss terms: each file holds one term's settings (a table of a recipe), its equation with source, and its computation.
 
+mod attention_consistency;
 mod bn_stats;
+mod cluster;
 mod cross_entropy;
+mod feature_alignment;
 mod kl;
+mod logits_mse;
+mod slack_stats;
 
+pub use attention_consistency::AttentionConsistency;
 pub use bn_stats::BnStats;
+pub use cluster::Cluster;
 pub use cross_entropy::{CrossEntropy, StudentCrossEntropy};
+pub use feature_alignment::FeatureAlignment;
 pub use kl::{Kl, KlReductionName};
+pub use logits_mse::LogitsMse;
+pub use slack_stats::{SlackFormName, SlackStats};
 
 use crate::autograd::{Tape, Var};
 use crate::graph::{BnStatistics, Graph, Network};
+use crate::ops::cluster_loss::Centroids;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -53,7 +64,7 @@ pub struct Conditions {
 
 /// One batch of synthetic images as the teacher sees it, on the tape that leads back to the generator.
 pub struct TeacherView<'a> {
-    pub teacher: &'a Network,
+    pub teacher: &'a mut Network,
     /// `[n h w c]`.
     pub images: &'a Var,
     pub conditions: &'a Conditions,
@@ -75,7 +86,12 @@ pub struct TeacherView<'a> {
 
 /// What terms remember from one iteration to the next. Part of a run's checkpoint.
 #[derive(Default)]
-pub struct Memory {}
+pub struct Memory {
+    /// Slack margins per layer; depend on the seed only.
+    pub margins: Option<Vec<(f32, f32)>>,
+    /// Class centres per deep layer.
+    pub centroids: Vec<Centroids>,
+}
 
 /// A term of what images are trained for.
 pub trait GeneratorTerm {
@@ -99,12 +115,19 @@ pub struct StudentView<'a> {
     pub labels: &'a Var,
     /// The teacher's, `[n classes]`.
     pub teacher_logits: &'a Tensor,
+    /// Outputs of the residual bodies `[n h w c]`, if a term needs them; the teacher's in the same order.
+    pub bodies: Vec<Var>,
+    pub teacher_bodies: &'a [Tensor],
 }
 
 /// A term of what the student is trained for.
 pub trait StudentTerm {
     fn name(&self) -> &'static str;
     fn weight(&self) -> f32;
+    /// Whether [`StudentView::bodies`] are wanted.
+    fn needs_bodies(&self) -> bool {
+        false
+    }
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var>;
 }

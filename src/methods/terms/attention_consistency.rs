@@ -1,0 +1,47 @@
+//! ACQ's consistency penalty: attention of one sample with the teacher in eval and in training mode.
+
+use super::{GeneratorTerm, Needs, TeacherView, not_negative};
+use crate::Result;
+use crate::autograd::{Tape, Var};
+use crate::graph::Graph;
+use crate::ops::attention_map::{AttentionKind, attention_map};
+use crate::ops::mse::mean_squared_distance;
+use serde::{Deserialize, Serialize};
+
+/// `mean_b |a_eval(x_b) - a_train(x_b)|^2` of L2-normalised spatial attention maps of the last feature map; `a_train`
+/// from a second pass that normalises with the batch's own statistics and leaves the running ones alone. That there is
+/// such a penalty: ACQ (Li et al., arXiv 2301.07266), abstract; the map, its layer and the distance: RECONSTRUCTED.
+/// Gradients flow through both passes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttentionConsistency {
+    pub weight: f32,
+}
+
+impl Default for AttentionConsistency {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+impl GeneratorTerm for AttentionConsistency {
+    fn name(&self) -> &'static str {
+        "attention_consistency"
+    }
+    fn weight(&self) -> f32 {
+        self.weight
+    }
+    fn needs(&self) -> Needs {
+        Needs { head: true, batch_map: true, ..Needs::default() }
+    }
+    fn check(&self, teacher: Option<&Graph>) -> Result<()> {
+        not_negative(self.name(), "weight", self.weight)?;
+        teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
+    }
+    fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
+        let map = |m: &Option<Var>| m.clone().expect("asked for by needs");
+        let eval = attention_map(tape, &map(&view.map), AttentionKind::Spatial, 2.0)?;
+        let train = attention_map(tape, &map(&view.batch_map), AttentionKind::Spatial, 2.0)?;
+        mean_squared_distance(tape, &eval, &train)
+    }
+}
