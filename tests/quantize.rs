@@ -194,7 +194,7 @@ mod devices {
         let mut run = QuantizeRun::new(device, teacher(device), Normalization::CIFAR, recipe.clone()).unwrap();
         let mut list = Figures::new();
         for it in 1..=recipe.warmup {
-            let (made, l) = run.generator.step(&mut run.teacher, n, it).unwrap();
+            let (made, l) = run.generator.step(&mut run.teacher, &mut run.student, n, it).unwrap();
             list.push((format!("generator {it}"), values(&l)));
             if recipe.ranges.batches == 0 {
                 run.student.observe(&made.images, RangeMode::TrackMinMax(EmaForm::Textbook)).unwrap();
@@ -214,7 +214,7 @@ mod devices {
         let ranges = run.student.network.ranges.values().to_vec::<f32>().unwrap();
         list.push(("ranges".into(), ranges));
         for it in recipe.warmup + 1..=recipe.iters {
-            let (made, l) = run.generator.step(&mut run.teacher, n, it).unwrap();
+            let (made, l) = run.generator.step(&mut run.teacher, &mut run.student, n, it).unwrap();
             list.push((format!("generator {it}"), values(&l)));
             let batch = match &pool {
                 Some(p) => p.batch(n, recipe.seed, it).unwrap(),

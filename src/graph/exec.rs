@@ -44,12 +44,14 @@ pub struct Forward {
     pub ste: Ste,
     /// Skip all fake quantization: the float network.
     pub float: bool,
+    /// Parameters and ranges as constants, also where they are trained: gradients to the inputs only.
+    pub constant: bool,
 }
 
 impl Forward {
     /// Eval-mode batch norm, frozen ranges, identity straight-through gradients.
     pub fn eval() -> Self {
-        Self { mode: Mode::Eval, ranges: RangeMode::Frozen, weight_min_max: false, ste: Ste::Identity, float: false }
+        Self { mode: Mode::Eval, ranges: RangeMode::Frozen, weight_min_max: false, ste: Ste::Identity, float: false, constant: false }
     }
     /// Batch-statistics normalisation without side effects.
     pub fn batch() -> Self {
@@ -119,7 +121,7 @@ impl Network {
                         bn_stats.push(BnStatistics { node: id, mean, var });
                     }
                     let (mean, var) = (self.buffers[mean].clone(), self.buffers[var].clone());
-                    self.batch_norm(tape, &x, &node.kind, mean, var, how.mode)?
+                    self.batch_norm(tape, &x, &node.kind, mean, var, how)?
                 }
                 NodeKind::FakeQuant { bits } => {
                     let x = arg(0);
@@ -142,7 +144,7 @@ impl Network {
     }
 
     fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], how: Forward) -> Result<Var> {
-        let bias = |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.params.var(tape, b)).transpose();
+        let bias = |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose();
         match kind {
             NodeKind::Conv2d { weight, bias: b, params, quant } => {
                 let w = self.weight(tape, weight, *quant, how)?;
@@ -150,7 +152,7 @@ impl Network {
                 conv2d(tape, &x[0], &w, b.as_ref(), *params)
             }
             NodeKind::UpsampleConv2d { weight, bias: b } => {
-                let w = self.params.var(tape, weight)?;
+                let w = self.var(&self.params, tape, weight, how)?;
                 let b = bias(tape, b)?;
                 upsample_conv2d(tape, &x[0], &w, b.as_ref())
             }
@@ -167,7 +169,7 @@ impl Network {
             NodeKind::MaxPool { k, stride, pad } => pool::max_pool(tape, &x[0], *k, *stride, *pad),
             NodeKind::AvgPool { k, stride, pad } => pool::avg_pool(tape, &x[0], *k, *stride, *pad),
             NodeKind::Embedding { table } => {
-                let table = self.params.var(tape, table)?;
+                let table = self.var(&self.params, tape, table, how)?;
                 embedding::embedding(tape, &table, &x[0].value)
             }
             NodeKind::Reshape { shape } => {
@@ -187,13 +189,13 @@ impl Network {
         kind: &NodeKind,
         mean: crate::tensor::Tensor,
         var: crate::tensor::Tensor,
-        mode: Mode,
+        how: Forward,
     ) -> Result<Var> {
         let NodeKind::BatchNorm { gamma, beta, eps, .. } = kind else { unreachable!("called for batch norms") };
-        let gamma = gamma.as_ref().map(|g| self.params.var(tape, g)).transpose()?;
-        let beta = beta.as_ref().map(|b| self.params.var(tape, b)).transpose()?;
+        let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
+        let (gamma, beta) = (of(gamma)?, of(beta)?);
         let (gamma, beta) = (gamma.as_ref(), beta.as_ref());
-        match mode {
+        match how.mode {
             Mode::Eval => batch_norm_eval(tape, x, gamma, beta, &mean, &var, *eps),
             Mode::Batch => batch_norm_train(tape, x, gamma, beta, None, *eps),
             Mode::Train { momentum } => {
@@ -202,17 +204,22 @@ impl Network {
         }
     }
 
+    /// A stored tensor on the tape.
+    fn var(&self, store: &super::ParamStore, tape: &mut Tape, name: &str, how: Forward) -> Result<Var> {
+        if how.constant { Ok(Var::constant(store.get(name)?)) } else { store.var(tape, name) }
+    }
+
     /// A weight as the network uses it: fake-quantized per output channel if the node says so.
     fn weight(&self, tape: &mut Tape, name: &str, quant: Option<WeightQuant>, how: Forward) -> Result<Var> {
-        let w = self.params.var(tape, name)?;
+        let w = self.var(&self.params, tape, name, how)?;
         let Some(q) = quant.filter(|_| !how.float) else { return Ok(w) };
         let spec = FakeQuantSpec { bits: q.bits, axis: Axis::Outer, ste: how.ste };
         if how.weight_min_max {
             let (lo, hi) = observe::min_max(&w.value, Axis::Outer)?;
             return fake_quant(tape, &w, &Var::constant(lo), &Var::constant(hi), spec);
         }
-        let lo = self.ranges.var(tape, &format!("{name}.lo"))?;
-        let hi = self.ranges.var(tape, &format!("{name}.hi"))?;
+        let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
+        let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
         fake_quant(tape, &w, &lo, &hi, spec)
     }
 
@@ -229,8 +236,8 @@ impl Network {
                 self.track(name, &lo, &hi, form)?;
             }
         }
-        let lo = self.ranges.var(tape, &format!("{name}.lo"))?;
-        let hi = self.ranges.var(tape, &format!("{name}.hi"))?;
+        let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
+        let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
         fake_quant(tape, x, &lo, &hi, FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste })
     }
 }

@@ -12,6 +12,8 @@ pub struct Head {
     pub features: NodeId,
     /// The classifier's weight `[classes c]`; its rows are the class centres.
     pub weight: String,
+    /// Its bias `[classes]`.
+    pub bias: Option<String>,
 }
 
 impl Graph {
@@ -21,7 +23,7 @@ impl Graph {
             let detail = format!("{wanted_by} needs a global average pool and a linear layer at the end; {what}");
             Err(Error::network(&self.name, detail))
         };
-        let Some(NodeKind::Linear { weight, .. }) = self.nodes.last().map(|n| &n.kind) else {
+        let Some(NodeKind::Linear { weight, bias, .. }) = self.nodes.last().map(|n| &n.kind) else {
             return none("the last node is not linear");
         };
         let mut at = self.nodes[self.nodes.len() - 1].inputs[0];
@@ -30,7 +32,12 @@ impl Graph {
         }
         match self.nodes[at].kind {
             NodeKind::GlobalAvgPool => {
-                Ok(Head { map: self.nodes[at].inputs[0], features: at, weight: weight.clone() })
+                Ok(Head {
+                map: self.nodes[at].inputs[0],
+                features: at,
+                weight: weight.clone(),
+                bias: bias.clone(),
+            })
             }
             _ => none(&format!("'{}' stands before the linear layer", self.nodes[at].name)),
         }

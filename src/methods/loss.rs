@@ -2,8 +2,8 @@
 //! not computed.
 
 use super::terms::{
-    AttentionConsistency, BnStats, Cluster, CrossEntropy, FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs,
-    SlackStats, StudentCrossEntropy, StudentTerm,
+    Adaptability, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd, EntropyDifference,
+    FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs, Pair, SlackStats, StudentCrossEntropy, StudentTerm,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -25,6 +25,12 @@ pub struct GeneratorLoss {
     pub cluster: Option<Cluster>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_consistency: Option<AttentionConsistency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Pair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Correlation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptability: Option<Adaptability>,
 }
 
 /// What the student is trained for.
@@ -39,6 +45,10 @@ pub struct StudentLoss {
     pub logits_mse: Option<LogitsMse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_alignment: Option<FeatureAlignment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dkd: Option<Dkd>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_difference: Option<EntropyDifference>,
 }
 
 fn generator_term<T: GeneratorTerm>(t: &Option<T>) -> Option<&dyn GeneratorTerm> {
@@ -58,19 +68,34 @@ impl GeneratorLoss {
             slack_stats: Some(SlackStats::default()),
             cluster: Some(Cluster::default()),
             attention_consistency: Some(AttentionConsistency::default()),
+            pair: Some(Pair::default()),
+            correlation: Some(Correlation::default()),
+            adaptability: Some(Adaptability::default()),
         }
     }
 
     /// All terms of the recipe, active or not.
     fn all(&self) -> impl Iterator<Item = &dyn GeneratorTerm> {
         // Named in full, so that a new field cannot be forgotten here.
-        let Self { cross_entropy, bn_stats, slack_stats, cluster, attention_consistency } = self;
+        let Self {
+            cross_entropy,
+            bn_stats,
+            slack_stats,
+            cluster,
+            attention_consistency,
+            pair,
+            correlation,
+            adaptability,
+        } = self;
         let list = [
             generator_term(cross_entropy),
             generator_term(bn_stats),
             generator_term(slack_stats),
             generator_term(cluster),
             generator_term(attention_consistency),
+            generator_term(pair),
+            generator_term(correlation),
+            generator_term(adaptability),
         ];
         list.into_iter().flatten()
     }
@@ -99,16 +124,20 @@ impl StudentLoss {
             kl: Some(Kl::default()),
             logits_mse: Some(LogitsMse::default()),
             feature_alignment: Some(FeatureAlignment::default()),
+            dkd: Some(Dkd::default()),
+            entropy_difference: Some(EntropyDifference::default()),
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &dyn StudentTerm> {
-        let Self { cross_entropy, kl, logits_mse, feature_alignment } = self;
+        let Self { cross_entropy, kl, logits_mse, feature_alignment, dkd, entropy_difference } = self;
         let list = [
             student_term(cross_entropy),
             student_term(kl),
             student_term(logits_mse),
             student_term(feature_alignment),
+            student_term(dkd),
+            student_term(entropy_difference),
         ];
         list.into_iter().flatten()
     }

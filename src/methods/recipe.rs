@@ -234,6 +234,8 @@ impl Recipe {
             images.loss.check(None).map_err(|e| e.within("images.loss"))?;
             positive("images.loss", !images.loss.terms().is_empty(), "has no term with a weight above 0")?;
         }
+        let pair = self.generator_loss.pair.as_ref().is_some_and(|t| t.weight > 0.0);
+        positive("generator_loss.pair", !pair || g.paired, "compares pairs; set generator.paired=true")?;
         self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
         self.student_loss.check(None).map_err(|e| e.within("student_loss"))?;
         positive("generator_loss", !self.generator_loss.terms().is_empty(), "has no term with a weight above 0")?;

@@ -1,10 +1,11 @@
 //! One generator iteration (GDFQ's loop): noise and labels -> images -> frozen teacher -> the recipe's loss terms -> Adam
 //! on the generator.
 
+use super::student_step::StudentStep;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{Forward, Network, Taps};
+use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
 use crate::models::generator::{Condition, gdfq_c32};
@@ -86,14 +87,20 @@ impl GeneratorStep {
         Ok((images.value, c.labels.value))
     }
 
-    /// One step. The images handed out were made before the step, as in the released code.
-    pub fn step(&mut self, teacher: &mut Network, n: usize, it: u64) -> Result<(Synthetic, Losses)> {
+    /// One step. The images handed out were made before the step, as in the released code. `student` is looked at by
+    /// terms that play against it.
+    pub fn step(
+        &mut self,
+        teacher: &mut Network,
+        student: &mut StudentStep,
+        n: usize,
+        it: u64,
+    ) -> Result<(Synthetic, Losses)> {
         let conditions = self.draw(n, it, Draw::Noise, Draw::Labels)?;
         let mut tape = Tape::new(&self.network.device());
         let images = self.images(&mut tape, &conditions)?;
-        let draws = (self.seed, it);
-        let (total, logits) =
-            teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, &mut self.memory, draws)?;
+        let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it };
+        let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, rest)?;
         let synthetic =
             Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: logits };
         let losses = total.read()?;
@@ -121,16 +128,22 @@ fn cycle(t: Tensor, n: usize) -> Result<Tensor> {
     Ok(all)
 }
 
-/// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits. `draws`: seed and
-/// iteration for terms that draw numbers.
+/// What terms may look at besides the images.
+pub(super) struct Surroundings<'a> {
+    pub student: Option<&'a mut StudentStep>,
+    pub memory: &'a mut Memory,
+    pub seed: u64,
+    pub it: u64,
+}
+
+/// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits.
 pub(super) fn teacher_loss(
     tape: &mut Tape,
     teacher: &mut Network,
     loss: &GeneratorLoss,
     images: &Var,
     conditions: &Conditions,
-    memory: &mut Memory,
-    (seed, it): (u64, u64),
+    rest: Surroundings,
 ) -> Result<(Total, Tensor)> {
     let needs = loss.needs();
     let mut nodes = if needs.bn_inputs { teacher.graph.batch_norm_inputs() } else { Vec::new() };
@@ -145,6 +158,12 @@ pub(super) fn teacher_loss(
         let again = teacher.forward(tape, std::slice::from_ref(images), Forward::batch(), &taps)?;
         batch_map = again.taps.into_iter().next();
     }
+    let mut student_logits = None;
+    if let (true, Some(student)) = (needs.student, rest.student) {
+        let how = Forward { constant: true, ..student.forward_mode(RangeMode::Frozen) };
+        let out = student.network.forward(tape, std::slice::from_ref(images), how, &Taps::default())?;
+        student_logits = Some(out.output);
+    }
     let mut bn_inputs = out.taps;
     let mut heads = bn_inputs.split_off(norms).into_iter();
     let mut view = TeacherView {
@@ -157,10 +176,10 @@ pub(super) fn teacher_loss(
         map: heads.next(),
         features: heads.next(),
         batch_map,
-        student_logits: None,
-        memory,
-        seed,
-        it,
+        student_logits,
+        memory: rest.memory,
+        seed: rest.seed,
+        it: rest.it,
     };
     let mut terms = Vec::new();
     for term in loss.terms() {

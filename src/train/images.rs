@@ -1,7 +1,7 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, Synthetic, stream, teacher_loss};
+use super::generator_step::{Draw, GeneratorStep, Surroundings, Synthetic, stream, teacher_loss};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
@@ -58,8 +58,8 @@ impl ImagePool {
             for k in 0..r.iters {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
-                let draws = (recipe.seed, it);
-                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &conditions, &mut memory, draws)?.0;
+                let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it };
+                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &conditions, rest)?.0;
                 if k + 1 == r.iters {
                     last = total.loss.value.item()? as f32;
                 }

@@ -169,7 +169,7 @@ impl QuantizeRun {
 
     /// Generator only; ranges tracked along when the recipe calibrates during warm-up.
     fn warmup_step(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
-        let (made, losses) = self.generator.step(&mut self.teacher, self.recipe.batch, it)?;
+        let (made, losses) = self.generator.step(&mut self.teacher, &mut self.student, self.recipe.batch, it)?;
         finite(it, "generator_loss", &losses)?;
         if self.recipe.ranges.batches == 0 {
             self.student.observe(&made.images, tracking(&self.recipe))?;
@@ -209,7 +209,7 @@ impl QuantizeRun {
         let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
         let mut fresh = None;
         if step_generator {
-            let (made, losses) = self.generator.step(&mut self.teacher, n, it)?;
+            let (made, losses) = self.generator.step(&mut self.teacher, &mut self.student, n, it)?;
             finite(it, "generator_loss", &losses)?;
             report(Event::Generator { it, losses })?;
             fresh = Some(made);
@@ -297,7 +297,7 @@ impl QuantizeRun {
     pub fn timed_iteration(&mut self, it: u64) -> Result<(f64, f64)> {
         let device = self.teacher.device();
         let start = Instant::now();
-        let (made, _) = self.generator.step(&mut self.teacher, self.recipe.batch, it)?;
+        let (made, _) = self.generator.step(&mut self.teacher, &mut self.student, self.recipe.batch, it)?;
         device.synchronize()?;
         let between = Instant::now();
         if it == 1 {

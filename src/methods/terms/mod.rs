@@ -1,21 +1,29 @@
 //! Loss terms: each file holds one term's settings (a table of a recipe), its equation with source, and its computation.
 
+mod adaptability;
 mod attention_consistency;
 mod bn_stats;
 mod cluster;
+mod correlation;
 mod cross_entropy;
+mod dkd;
 mod feature_alignment;
 mod kl;
 mod logits_mse;
+mod pair;
 mod slack_stats;
 
+pub use adaptability::{Adaptability, EntropyDifference};
 pub use attention_consistency::AttentionConsistency;
 pub use bn_stats::BnStats;
 pub use cluster::Cluster;
+pub use correlation::Correlation;
 pub use cross_entropy::{CrossEntropy, StudentCrossEntropy};
+pub use dkd::Dkd;
 pub use feature_alignment::FeatureAlignment;
 pub use kl::{Kl, KlReductionName};
 pub use logits_mse::LogitsMse;
+pub use pair::{Pair, PairFormName, PairSource};
 pub use slack_stats::{SlackFormName, SlackStats};
 
 use crate::autograd::{Tape, Var};
