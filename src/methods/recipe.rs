@@ -165,6 +165,9 @@ pub enum SteName {
 const EMBEDDED: &[(&str, &str)] = &[
     ("default", include_str!("../../recipes/default.toml")),
     ("gdfq", include_str!("../../recipes/gdfq.toml")),
+    ("dsg", include_str!("../../recipes/dsg.toml")),
+    ("clusterq", include_str!("../../recipes/clusterq.toml")),
+    ("adadfq", include_str!("../../recipes/adadfq.toml")),
 ];
 
 impl Recipe {

@@ -1,0 +1,129 @@
+//! Every embedded recipe runs, and every one of its terms does something.
+
+use ghostbit::data::Normalization;
+use ghostbit::device::Device;
+use ghostbit::graph::Network;
+use ghostbit::methods::Recipe;
+use ghostbit::models::resnet::cifar_resnet;
+use ghostbit::train::{Event, QuantizeRun};
+use std::sync::atomic::AtomicBool;
+
+/// A few iterations on four images.
+fn short(name: &str, set: &[String]) -> Recipe {
+    let mut r = Recipe::load(name).unwrap();
+    for s in ["batch=4", "iters=4", "warmup=2", "eval_every=4"] {
+        r.set(s).unwrap();
+    }
+    if r.images.is_some() {
+        for s in ["images.count=8", "images.iters=2", "ranges.batches=1"] {
+            r.set(s).unwrap();
+        }
+    }
+    if r.generator_loss.cluster.is_some() {
+        // The untrained teacher agrees with one label in ten, and only such samples make centres.
+        for s in ["batch=32", "generator_loss.cluster.start=0", "generator_loss.cluster.every=1"] {
+            r.set(s).unwrap();
+        }
+    }
+    for s in set {
+        r.set(s).unwrap();
+    }
+    r
+}
+
+fn start(recipe: &Recipe) -> QuantizeRun {
+    let cpu = Device::cpu();
+    // ResNet-8: every node kind of the family.
+    let teacher = Network::new(&cpu, cifar_resnet(1, 10), 7).unwrap();
+    QuantizeRun::new(&cpu, teacher, Normalization::CIFAR, recipe.clone()).unwrap()
+}
+
+#[test]
+fn every_recipe_runs_and_reports_all_its_terms() {
+    for name in Recipe::names() {
+        let recipe = short(name, &[]);
+        let mut run = start(&recipe);
+        let folder = tempfile::tempdir().unwrap();
+        let (mut generator, mut student) = (Vec::new(), Vec::new());
+        run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |e| {
+            match e {
+                Event::Generator { losses, .. } => generator = losses.terms,
+                Event::Student { losses, .. } => student = losses.terms,
+                _ => {}
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let names = |terms: &[(&'static str, f32)]| terms.iter().map(|t| t.0).collect::<Vec<_>>();
+        let of_recipe: Vec<_> = recipe.generator_loss.terms().iter().map(|t| t.name()).collect();
+        assert_eq!(names(&generator), of_recipe, "{name}");
+        let of_recipe: Vec<_> = recipe.student_loss.terms().iter().map(|t| t.name()).collect();
+        assert_eq!(names(&student), of_recipe, "{name}");
+        assert!(generator.iter().chain(&student).all(|t| t.1.is_finite()), "{name}: {generator:?} {student:?}");
+    }
+}
+
+/// The generator's parameters after three steps.
+fn generator_after(recipe: &Recipe) -> Vec<f32> {
+    let mut run = start(recipe);
+    for it in 1..=3 {
+        run.generator.step(&mut run.teacher, &mut run.student, recipe.batch, it).unwrap();
+    }
+    run.generator.network.params.values().to_vec().unwrap()
+}
+
+#[test]
+fn a_generator_term_without_weight_changes_the_generator() {
+    for name in Recipe::names() {
+        let with = generator_after(&short(name, &[]));
+        for term in short(name, &[]).generator_loss.terms() {
+            // Alone, a term has nothing to be removed from.
+            if short(name, &[]).generator_loss.terms().len() == 1 {
+                continue;
+            }
+            let without = generator_after(&short(name, &[format!("generator_loss.{}.weight=0", term.name())]));
+            assert!(with != without, "{name}: {} passes no gradient", term.name());
+        }
+    }
+}
+
+/// The student's parameters after one step on fresh images.
+fn student_after(recipe: &Recipe) -> Vec<f32> {
+    let mut run = start(recipe);
+    run.timed_iteration(1).unwrap();
+    run.student.network.params.values().to_vec().unwrap()
+}
+
+#[test]
+fn a_student_term_without_weight_changes_the_student() {
+    for name in Recipe::names() {
+        let recipe = short(name, &[]);
+        let with = student_after(&recipe);
+        let terms = recipe.student_loss.terms();
+        for term in terms.iter().filter(|_| terms.len() > 1) {
+            let without = student_after(&short(name, &[format!("student_loss.{}.weight=0", term.name())]));
+            assert!(with != without, "{name}: {} passes no gradient", term.name());
+        }
+    }
+}
+
+#[test]
+fn what_a_network_cannot_serve_is_refused_before_training() {
+    let cases: [(&str, &[&str], &str); 5] = [
+        ("gdfq", &["generator_loss.pair.weight=1"], "generator.paired"),
+        ("gdfq", &["generator_loss.bn_stats.weight=-1"], "generator_loss.bn_stats.weight"),
+        ("gdfq", &["student_loss.kl.temperature=0"], "student_loss.kl.temperature"),
+        ("dsg", &["generator_loss.slack_stats.percentile=2"], "slack_stats.percentile"),
+        ("gdfq", &["generator.paired=true", "batch=3"], "even batch"),
+    ];
+    for (name, set, expected) in cases {
+        let mut r = Recipe::load(name).unwrap();
+        let outcome = set.iter().try_for_each(|s| r.set(s)).and_then(|()| r.validate());
+        let message = outcome.unwrap_err().to_string();
+        assert!(message.contains(expected), "{set:?}: {message}");
+    }
+    for (given, meant) in [("clusterk", "clusterq"), ("gdqf", "gdfq")] {
+        let message = Recipe::load(given).unwrap_err().to_string();
+        assert!(message.contains(&format!("'{meant}'")), "{message}");
+    }
+}
