@@ -8,13 +8,16 @@
 
 constexpr int CHUNK = 16384;
 
+// What a difference counts beyond the slack.
+DEV float beyond(float d, float slack) { return d - fmaxf(fminf(d, slack), -slack); }
+
 KERNEL mse_fwd_f32(const float* __restrict__ a, const float* __restrict__ b, double* __restrict__ sums, int n,
-                   double weight) {
+                   float slack, double weight) {
     int begin = blockIdx.x * CHUNK;
     int end = min(begin + CHUNK, n);
     float sum = 0.0f;
     for (int i = begin + threadIdx.x; i < end; i += 256) {
-        float d = a[i] - b[i];
+        float d = beyond(a[i] - b[i], slack);
         sum += d * d;
     }
     double all = block_sum<256>((double)sum);
@@ -23,10 +26,10 @@ KERNEL mse_fwd_f32(const float* __restrict__ a, const float* __restrict__ b, dou
 
 // da or db may be null: not wanted.
 KERNEL mse_bwd_f32(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ dy,
-                   float* __restrict__ da, float* __restrict__ db, int n, float slope) {
+                   float* __restrict__ da, float* __restrict__ db, int n, float slack, float slope) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
-    float g = dy[0] * slope * (a[i] - b[i]);
+    float g = dy[0] * slope * beyond(a[i] - b[i], slack);
     if (da) da[i] = g;
     if (db) db[i] = -g;
 }

@@ -6,6 +6,7 @@ use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
 use crate::ops::conv2d::{conv2d, upsample_conv2d};
+use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use crate::ops::observe::{self, EmaForm};
 use crate::ops::{elementwise, embedding, linear, pool, range_search, reshape, shortcut};
@@ -150,6 +151,11 @@ impl Network {
                 let w = self.weight(tape, weight, *quant, how)?;
                 let b = bias(tape, b)?;
                 conv2d(tape, &x[0], &w, b.as_ref(), *params)
+            }
+            NodeKind::Conv2dDepthwise { weight, bias: b, params } => {
+                let w = self.var(&self.params, tape, weight, how)?;
+                let b = bias(tape, b)?;
+                conv2d_depthwise(tape, &x[0], &w, b.as_ref(), *params)
             }
             NodeKind::UpsampleConv2d { weight, bias: b } => {
                 let w = self.var(&self.params, tape, weight, how)?;

@@ -28,6 +28,8 @@ pub enum NodeKind {
     Input { index: usize },
     /// `n h w c` -> `n p q k`; weight `k r s c`.
     Conv2d { weight: String, bias: Option<String>, params: Conv2dParams, quant: Option<WeightQuant> },
+    /// One filter per channel; weight `c r s 1`.
+    Conv2dDepthwise { weight: String, bias: Option<String>, params: Conv2dParams },
     /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
     UpsampleConv2d { weight: String, bias: Option<String> },
     /// Channel-last batch normalisation; without `gamma`/`beta` it is affine-free. `mean`/`var` are buffers.
@@ -61,6 +63,7 @@ impl NodeKind {
         match self {
             Self::Input { .. } => "input",
             Self::Conv2d { .. } => "conv2d",
+            Self::Conv2dDepthwise { .. } => "conv2d_depthwise",
             Self::UpsampleConv2d { .. } => "upsample_conv2d",
             Self::BatchNorm { .. } => "batch_norm",
             Self::Activation(Activation::Relu) => "relu",
@@ -230,6 +233,15 @@ impl Graph {
                     let q = window(w, reach(f[2]), params.stride, params.pad)?;
                     [n, p, q, f[0]].into()
                 }
+                NodeKind::Conv2dDepthwise { weight, params, .. } => {
+                    let ([n, h, w, c], f) = (image(x)?, of(weight)?);
+                    if f.len() != 4 || f[0] != c || f[3] != 1 {
+                        return Err(wrong(&format!("filter {f} does not fit {c} channels")));
+                    }
+                    let reach = |k: usize| (k - 1) * params.dilation + 1;
+                    let p = window(h, reach(f[1]), params.stride, params.pad)?;
+                    [n, p, window(w, reach(f[2]), params.stride, params.pad)?, c].into()
+                }
                 NodeKind::UpsampleConv2d { weight, .. } => {
                     let [n, h, w, _] = image(x)?;
                     [n, 2 * h, 2 * w, of(weight)?[0]].into()
@@ -265,7 +277,7 @@ impl Graph {
             self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64)
         };
         match &self.nodes[id].kind {
-            NodeKind::Conv2d { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
+            NodeKind::Conv2d { weight: w, .. } | NodeKind::Conv2dDepthwise { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
             // Four of nine taps remain per output pixel.
             NodeKind::UpsampleConv2d { weight: w, .. } => weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64,
             NodeKind::Linear { weight: w, .. } => weight(w),

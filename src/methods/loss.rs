@@ -2,7 +2,7 @@
 //! not computed.
 
 use super::terms::{
-    Adaptability, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd, EntropyDifference,
+    Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd, EntropyDifference,
     FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs, Pair, SlackStats, StudentCrossEntropy, StudentTerm,
 };
 use crate::Result;
@@ -23,6 +23,8 @@ pub struct GeneratorLoss {
     pub slack_stats: Option<SlackStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_center: Option<AttentionCenter>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_consistency: Option<AttentionConsistency>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +69,7 @@ impl GeneratorLoss {
             bn_stats: Some(BnStats::default()),
             slack_stats: Some(SlackStats::default()),
             cluster: Some(Cluster::default()),
+            attention_center: Some(AttentionCenter::default()),
             attention_consistency: Some(AttentionConsistency::default()),
             pair: Some(Pair::default()),
             correlation: Some(Correlation::default()),
@@ -82,6 +85,7 @@ impl GeneratorLoss {
             bn_stats,
             slack_stats,
             cluster,
+            attention_center,
             attention_consistency,
             pair,
             correlation,
@@ -92,6 +96,7 @@ impl GeneratorLoss {
             generator_term(bn_stats),
             generator_term(slack_stats),
             generator_term(cluster),
+            generator_term(attention_center),
             generator_term(attention_consistency),
             generator_term(pair),
             generator_term(correlation),

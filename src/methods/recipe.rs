@@ -2,7 +2,7 @@
 
 use super::loss::{GeneratorLoss, StudentLoss};
 use super::terms::{BnStats, CrossEntropy};
-use crate::models::generator::Condition;
+use crate::models::generator::{Condition, GeneratorArch};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -45,12 +45,18 @@ pub struct GeneratorRecipe {
     pub beta2: f32,
     /// After warm-up the generator is stepped in every `every`-th iteration; 0 leaves it as it is.
     pub every: u64,
+    pub arch: GeneratorArch,
     pub condition: Condition,
     /// Attention centres are drawn uniformly from `center_low..center_high`, in units of the image's height and width.
     pub center_low: f32,
     pub center_high: f32,
     /// The second half of a batch repeats the first half's conditions with fresh noise (ACQ's pairs).
     pub paired: bool,
+    /// Probability that a batch's images are each cropped, resized and flipped at random before the networks see them
+    /// (ClusterQ, released code: 0.5, smallest crop 0.8).
+    pub augment: f32,
+    /// Smallest area of a crop, relative to the image.
+    pub augment_scale: f32,
 }
 
 impl Default for GeneratorRecipe {
@@ -62,10 +68,13 @@ impl Default for GeneratorRecipe {
             beta1: 0.5,
             beta2: 0.999,
             every: 1,
+            arch: GeneratorArch::Gdfq,
             condition: Condition::Label,
             center_low: 0.25,
             center_high: 0.75,
             paired: false,
+            augment: 0.0,
+            augment_scale: 0.8,
         }
     }
 }
@@ -167,6 +176,9 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("gdfq", include_str!("../../recipes/gdfq.toml")),
     ("dsg", include_str!("../../recipes/dsg.toml")),
     ("clusterq", include_str!("../../recipes/clusterq.toml")),
+    ("acq", include_str!("../../recipes/acq.toml")),
+    ("acq-journal", include_str!("../../recipes/acq-journal.toml")),
+    ("lrq", include_str!("../../recipes/lrq.toml")),
     ("adadfq", include_str!("../../recipes/adadfq.toml")),
 ];
 
@@ -221,6 +233,18 @@ impl Recipe {
         positive("generator.latent", self.generator.latent >= 1, "must be at least 1")?;
         let g = &self.generator;
         positive("generator.paired", !g.paired || self.batch % 2 == 0, "pairs need an even batch")?;
+        let center = self.generator_loss.attention_center.as_ref().is_some_and(|t| t.weight > 0.0);
+        positive(
+            "generator_loss.attention_center",
+            !center || g.condition == Condition::LabelCenter,
+            "matches centres that the generator must know; set generator.condition=label_center",
+        )?;
+        positive("generator.augment", (0.0..=1.0).contains(&g.augment), "must lie in 0..=1")?;
+        positive(
+            "generator.augment_scale",
+            0.0 < g.augment_scale && g.augment_scale <= 1.0,
+            "must lie above 0 and up to 1",
+        )?;
         positive(
             "generator.center_low",
             0.0 <= g.center_low && g.center_low < g.center_high && g.center_high <= 1.0,

@@ -20,9 +20,21 @@ pub enum Condition {
     LabelCenter,
 }
 
+/// The generator's trunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GeneratorArch {
+    /// GDFQ's two convolutions.
+    Gdfq,
+    /// With a large-kernel attention block behind each of them, for long-range structure: LRQ (arXiv 2211.06816), abstract.
+    /// The block is VAN's (Guo et al. 2022, its code): `x + conv1x1(lka(act(conv1x1(x))))`, `lka(u) = u * conv1x1(7x7
+    /// depthwise, dilation 3 (5x5 depthwise (u)))`. RECONSTRUCTED: where it stands, leaky ReLU in place of GELU, no norm.
+    LargeKernel,
+}
+
 /// Inputs: noise `[n, latent]`, labels `[n]`, with [`Condition::LabelCenter`] also centres `[n, 2]`. Output: images
 /// `[n, 32, 32, 3]` in normalised units.
-pub fn gdfq_c32(classes: usize, latent: usize, condition: Condition) -> Graph {
+pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condition) -> Graph {
     let mut g = Graph::new("generator-c32", classes);
     let z = g.input("noise", InputKind::Real(vec![latent]));
     let labels = g.input("labels", InputKind::Label { classes });
@@ -48,6 +60,9 @@ pub fn gdfq_c32(classes: usize, latent: usize, condition: Condition) -> Graph {
         x = g.push(format!("conv{}", i + 1), NodeKind::UpsampleConv2d { weight, bias: Some(bias) }, &[x]);
         x = batch_norm(&mut g, x, &format!("bn{}", i + 1), k, 0.8, true);
         x = g.push(format!("act{}", i + 1), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[x]);
+        if arch == GeneratorArch::LargeKernel {
+            x = large_kernel_attention(&mut g, x, &format!("lka{}", i + 1), k);
+        }
     }
     let (weight, bias) = conv(&mut g, "conv3", 64, 3);
     let params = Conv2dParams::new(1, 1);
@@ -55,6 +70,32 @@ pub fn gdfq_c32(classes: usize, latent: usize, condition: Condition) -> Graph {
     x = g.push("tanh", NodeKind::Activation(Activation::Tanh), &[x]);
     last_norm(&mut g, x);
     g
+}
+
+/// See [`GeneratorArch::LargeKernel`]; `c` channels in and out.
+fn large_kernel_attention(g: &mut Graph, x: NodeId, name: &str, c: usize) -> NodeId {
+    let pointwise = |g: &mut Graph, x: NodeId, part: &str| {
+        let bound = 1.0 / (c as f32).sqrt();
+        let weight = g.param(format!("{name}.{part}.weight"), &[c, 1, 1, c], Init::Uniform { bound });
+        let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
+        let kind = NodeKind::Conv2d { weight, bias: Some(bias), params: Conv2dParams::new(1, 0), quant: None };
+        g.push(format!("{name}.{part}"), kind, &[x])
+    };
+    let depthwise = |g: &mut Graph, x: NodeId, part: &str, k: usize, dilation: usize| {
+        let bound = 1.0 / k as f32;
+        let weight = g.param(format!("{name}.{part}.weight"), &[c, k, k, 1], Init::Uniform { bound });
+        let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
+        let params = Conv2dParams { dilation, ..Conv2dParams::new(1, (k / 2) * dilation) };
+        g.push(format!("{name}.{part}"), NodeKind::Conv2dDepthwise { weight, bias: Some(bias), params }, &[x])
+    };
+    let mut u = pointwise(g, x, "proj_1");
+    u = g.push(format!("{name}.act"), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[u]);
+    let mut a = depthwise(g, u, "conv0", 5, 1);
+    a = depthwise(g, a, "conv_spatial", 7, 3);
+    a = pointwise(g, a, "conv1");
+    let gated = g.push(format!("{name}.gate"), NodeKind::Mul, &[u, a]);
+    let out = pointwise(g, gated, "proj_2");
+    g.push(format!("{name}.add"), NodeKind::Add, &[x, out])
 }
 
 /// Zero mean and unit variance per colour over the batch: images in normalised units.

@@ -8,7 +8,8 @@ use crate::device::Device;
 use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
-use crate::models::generator::{Condition, gdfq_c32};
+use crate::models::generator::{self, Condition};
+use crate::ops::crop_flip::{CropSpec, crop_flip, draw_crops};
 use crate::ops::random;
 use crate::optim::Adam;
 use crate::tensor::Tensor;
@@ -21,6 +22,8 @@ pub(super) enum Draw {
     Pick = 2,
     Held = 3,
     Centers = 4,
+    Crops = 5,
+    Coin = 6,
 }
 
 /// Stream number of a draw in iteration `it`.
@@ -49,7 +52,7 @@ pub struct Synthetic {
 impl GeneratorStep {
     pub fn new(device: &Device, classes: usize, recipe: &Recipe) -> Result<Self> {
         let (loss, seed, recipe) = (recipe.generator_loss.clone(), recipe.seed, recipe.generator.clone());
-        let graph = gdfq_c32(classes, recipe.latent, recipe.condition);
+        let graph = generator::c32(recipe.arch, classes, recipe.latent, recipe.condition);
         // The generator's initial values and the noise come from different keys.
         let mut network = Network::new(device, graph, seed ^ 0x67_65_6e)?;
         network.params.train()?;
@@ -79,11 +82,31 @@ impl GeneratorStep {
         Ok(self.network.forward(tape, &inputs, Forward::batch(), &Taps::default())?.output)
     }
 
+    /// Crops and flips the batch of iteration `it`, if its draw says so; gradients flow through.
+    fn augment(&self, tape: &mut Tape, images: Var, it: u64) -> Result<Var> {
+        if self.recipe.augment == 0.0 {
+            return Ok(images);
+        }
+        let coin = random::uniform(&Device::cpu(), [1], self.seed, stream(it, Draw::Coin))?.item()? as f32;
+        if coin >= self.recipe.augment {
+            return Ok(images);
+        }
+        let [n, h, w, _] = images.shape().nhwc("augment")?;
+        let spec = CropSpec::new([self.recipe.augment_scale, 1.0]);
+        let device = self.network.device();
+        let (boxes, flips) = draw_crops(&device, [n, h, w], spec, self.seed, stream(it, Draw::Crops))?;
+        crop_flip(tape, &images, &boxes, &flips, [h, w])
+    }
+
     /// Images without a step, for calibration (`it` selects the draw).
     pub fn sample(&mut self, n: usize, it: u64, held_out: bool) -> Result<(Tensor, Tensor)> {
         let (noise, labels) = if held_out { (Draw::Held, Draw::Pick) } else { (Draw::Noise, Draw::Labels) };
         let c = self.draw(n, it, noise, labels)?;
-        let images = self.images(&mut Tape::inference(&self.network.device()), &c)?;
+        let mut tape = Tape::inference(&self.network.device());
+        let mut images = self.images(&mut tape, &c)?;
+        if !held_out {
+            images = self.augment(&mut tape, images, it)?;
+        }
         Ok((images.value, c.labels.value))
     }
 
@@ -99,6 +122,7 @@ impl GeneratorStep {
         let conditions = self.draw(n, it, Draw::Noise, Draw::Labels)?;
         let mut tape = Tape::new(&self.network.device());
         let images = self.images(&mut tape, &conditions)?;
+        let images = self.augment(&mut tape, images, it)?;
         let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it };
         let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, rest)?;
         let synthetic =

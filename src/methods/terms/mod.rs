@@ -1,6 +1,7 @@
 //! Loss terms: each file holds one term's settings (a table of a recipe), its equation with source, and its computation.
 
 mod adaptability;
+mod attention_center;
 mod attention_consistency;
 mod bn_stats;
 mod cluster;
@@ -14,6 +15,7 @@ mod pair;
 mod slack_stats;
 
 pub use adaptability::{Adaptability, EntropyDifference};
+pub use attention_center::AttentionCenter;
 pub use attention_consistency::AttentionConsistency;
 pub use bn_stats::BnStats;
 pub use cluster::Cluster;
