@@ -324,7 +324,7 @@ mod devices {
         let mut run = QuantizeRun::new(device, float, Normalization::CIFAR, recipe.clone()).unwrap();
         let values = |n: &Network| named(n, |name| n.params.get(name));
         let before = values(&run.generator.network);
-        let (made, generator) = run.generator.step(&mut run.teacher, BATCH, 1).unwrap();
+        let (made, generator) = run.generator.step(&mut run.teacher, &mut run.student, BATCH, 1).unwrap();
         let generator_params = [before, values(&run.generator.network)];
         run.student.observe(&made.images, RangeMode::TrackMinMax(EmaForm::Textbook)).unwrap();
 
@@ -354,7 +354,7 @@ mod devices {
         let quantized = quantized.map(|(n, t)| (n.clone(), host(&t.value), step(n))).collect();
         let logits = host(&out.output.value);
         drop(out);
-        let student = run.student.step(&made.images, &made.labels, &made.teacher_logits, 2).unwrap();
+        let student = run.student.step(&mut run.teacher, &made, 2).unwrap();
         let (g, s) = (&run.generator.network, &run.student.network);
         Single {
             generator,
