@@ -3,6 +3,7 @@
 use super::loss::{GeneratorLoss, StudentLoss};
 use super::terms::{BnStats, CrossEntropy};
 use crate::models::generator::{Condition, GeneratorArch};
+use crate::optim::Schedule;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -160,6 +161,21 @@ pub enum StudentSchedule {
     Constant,
     /// Half a cosine from `lr` to 0 over the student's iterations.
     Cosine,
+    /// A tenth after each quarter of them, as GDFQ's 400 epochs do.
+    MultiStep,
+}
+
+impl StudentSchedule {
+    /// The factors over `steps` student iterations.
+    pub fn over(self, steps: u64) -> Schedule {
+        match self {
+            Self::Constant => Schedule::Constant,
+            Self::Cosine => Schedule::Cosine { warmup: 0, total: steps.max(1), floor: 0.0 },
+            Self::MultiStep => {
+                Schedule::MultiStep { milestones: vec![steps / 4, steps / 2, 3 * steps / 4], gamma: 0.1 }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

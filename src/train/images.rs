@@ -9,7 +9,7 @@ use crate::graph::{Forward, Network, Taps};
 use crate::methods::terms::{Conditions, Memory};
 use crate::methods::{ImagesRecipe, Recipe};
 use crate::ops::{embedding::embedding, random};
-use crate::optim::Adam;
+use crate::optim::{Adam, Schedule};
 use crate::tensor::{DType, Tensor};
 
 /// Iteration numbers of the pool's own draws start here, away from the loop's.
@@ -41,6 +41,8 @@ impl ImagePool {
         let images = Tensor::empty(device, [batches * n, row], DType::F32)?;
         let labels = Tensor::empty(device, [batches * n], DType::I32)?;
         let logits = Tensor::empty(device, [batches * n, classes], DType::F32)?;
+        // To zero: the last iterations settle the statistics.
+        let schedule = Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 };
         for b in 0..batches {
             let it = DRAW_BASE + b as u64;
             let (start, y) = if r.from_generator {
@@ -64,9 +66,7 @@ impl ImagePool {
                     last = total.loss.value.item()? as f32;
                 }
                 tape.backward(&total.loss)?;
-                // Half a cosine to zero: the last iterations settle the statistics.
-                let rate = 0.5 * (1.0 + (std::f32::consts::PI * k as f32 / r.iters as f32).cos());
-                adam.step(&mut x, &grad, r.lr * rate)?;
+                adam.step(&mut x, &grad, r.lr * schedule.factor(k))?;
             }
             grad.fill_zero()?;
             images.view(b * n * row, [n, row])?.copy_from(&x.reshape([n, row])?)?;

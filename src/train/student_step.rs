@@ -5,9 +5,9 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::terms::StudentView;
-use crate::methods::{Losses, Recipe, SteName, StudentSchedule, Total, WeightRanges};
+use crate::methods::{Losses, Recipe, SteName, Total, WeightRanges};
 use crate::ops::fake_quant::Ste;
-use crate::optim::{Adam, Sgd};
+use crate::optim::{Adam, Schedule, Sgd};
 use crate::tensor::Tensor;
 
 /// A quantized student and its optimizers.
@@ -15,6 +15,7 @@ pub struct StudentStep {
     pub network: Network,
     pub sgd: Sgd,
     pub adam: Option<Adam>,
+    schedule: Schedule,
     recipe: Recipe,
 }
 
@@ -28,7 +29,8 @@ impl StudentStep {
             network.ranges.train()?;
             adam = Some(Adam::new(network.ranges.values(), 0.9, 0.999, 1e-8)?);
         }
-        Ok(Self { network, sgd, adam, recipe: recipe.clone() })
+        let schedule = recipe.student.schedule.over(recipe.iters - recipe.warmup);
+        Ok(Self { network, sgd, adam, schedule, recipe: recipe.clone() })
     }
 
     /// How the student runs under this recipe, with the given treatment of activation ranges.
@@ -46,18 +48,6 @@ impl StudentStep {
         let mut tape = Tape::inference(&self.network.device());
         let how = self.forward_mode(ranges);
         Ok(self.network.forward(&mut tape, &[Var::constant(images.clone())], how, &Taps::default())?.output.value)
-    }
-
-    /// Factor on the learning rates in iteration `it` (1-based, warm-up excluded by the caller).
-    fn rate(&self, it: u64) -> f32 {
-        match self.recipe.student.schedule {
-            StudentSchedule::Constant => 1.0,
-            StudentSchedule::Cosine => {
-                let span = (self.recipe.iters - self.recipe.warmup).max(1) as f32;
-                let done = (it - self.recipe.warmup - 1) as f32 / span;
-                0.5 * (1.0 + (std::f32::consts::PI * done).cos())
-            }
-        }
     }
 
     /// One step on a batch.
@@ -89,7 +79,7 @@ impl StudentStep {
         let total = Total::new(&mut tape, terms)?;
         let losses = total.read()?;
         tape.backward(&total.loss)?;
-        let rate = self.rate(it);
+        let rate = self.schedule.factor(it.saturating_sub(self.recipe.warmup + 1));
         let (values, grads) = self.network.params.flat()?;
         self.sgd.step(values, grads, self.recipe.student.lr * rate)?;
         if let Some(adam) = &mut self.adam {

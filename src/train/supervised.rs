@@ -1,4 +1,4 @@
-//! Supervised training with labels: SGD-Nesterov, cosine learning rate, random crop and flip. It trained the built-in
+//! Supervised training with labels: SGD-Nesterov, cosine or multi-step learning rate, random crop and flip. It trained the built-in
 //! teacher; data-free quantization never uses it.
 
 use super::evaluate::{Accuracy, evaluate};
@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::graph::{Forward, Network, Taps};
 use crate::ops::loss::softmax_cross_entropy;
 use crate::ops::random;
-use crate::optim::Sgd;
+use crate::optim::{Schedule, Sgd};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -20,6 +20,8 @@ pub struct SupervisedConfig {
     pub epochs: u64,
     pub batch: usize,
     pub lr: f32,
+    /// A tenth of the rate after half and three quarters of the steps (He et al. 2016), instead of a cosine to 0.
+    pub multi_step: bool,
     pub weight_decay: f32,
     /// Pixels of zero padding for the random crop; 0 for none.
     pub crop: usize,
@@ -36,14 +38,14 @@ pub struct SupervisedEpoch {
     pub test: Accuracy,
 }
 
-/// Trains `network` on `data`, reporting after every epoch.
+/// Trains `network` on `data`; `report` sees the network after every epoch.
 pub fn train_supervised(
     network: &mut Network,
     data: &Dataset,
     test: &Dataset,
     norm: &Normalization,
     config: &SupervisedConfig,
-    mut report: impl FnMut(SupervisedEpoch) -> Result<()>,
+    mut report: impl FnMut(&Network, SupervisedEpoch) -> Result<()>,
 ) -> Result<()> {
     if config.batch < 2 || config.batch > data.labels.len() {
         let detail = format!("{} must be between 2 and the {} training images", config.batch, data.labels.len());
@@ -53,13 +55,18 @@ pub fn train_supervised(
     network.params.train()?;
     let mut sgd = Sgd::new(network.params.values(), 0.9, config.weight_decay, true)?;
     let per_epoch = (data.labels.len() / config.batch) as u64;
-    let total = (per_epoch * config.epochs).max(1) as f32;
+    let total = (per_epoch * config.epochs).max(1);
+    let schedule = if config.multi_step {
+        Schedule::MultiStep { milestones: vec![total / 2, 3 * total / 4], gamma: 0.1 }
+    } else {
+        Schedule::Cosine { warmup: 0, total, floor: 0.0 }
+    };
     for epoch in 0..config.epochs {
         let order = permutation(data.labels.len(), config.seed, epoch)?;
         let (mut sum, mut lr) = (0.0, 0.0);
         for b in 0..per_epoch {
             let step = epoch * per_epoch + b;
-            lr = 0.5 * config.lr * (1.0 + (std::f32::consts::PI * step as f32 / total).cos());
+            lr = config.lr * schedule.factor(step);
             let rows = &order[b as usize * config.batch..(b as usize + 1) * config.batch];
             let (x, y) = augmented(&device, data, rows, norm, config, step)?;
             let mut tape = Tape::new(&device);
@@ -76,7 +83,7 @@ pub fn train_supervised(
             sgd.step(values, grads, lr)?;
         }
         let test = evaluate(network, test, norm, Forward::eval())?;
-        report(SupervisedEpoch { epoch: epoch + 1, loss: sum / per_epoch as f32, lr, test })?;
+        report(network, SupervisedEpoch { epoch: epoch + 1, loss: sum / per_epoch as f32, lr, test })?;
     }
     network.params.freeze();
     Ok(())
