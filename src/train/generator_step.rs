@@ -2,6 +2,7 @@
 //! on the generator.
 
 use super::student_step::StudentStep;
+use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
@@ -40,13 +41,6 @@ pub struct GeneratorStep {
     loss: GeneratorLoss,
     seed: u64,
     classes: usize,
-}
-
-/// What one iteration produced for the student: images, their labels, the teacher's logits.
-pub struct Synthetic {
-    pub images: Tensor,
-    pub labels: Tensor,
-    pub teacher_logits: Tensor,
 }
 
 impl GeneratorStep {

@@ -1,7 +1,8 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, Surroundings, Synthetic, stream, teacher_loss};
+use super::generator_step::{Draw, GeneratorStep, Surroundings, stream, teacher_loss};
+use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;

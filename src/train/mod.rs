@@ -9,10 +9,12 @@ pub mod log;
 mod run;
 mod student_step;
 mod supervised;
+mod synthetic;
 
 pub use evaluate::{Accuracy, evaluate};
-pub use generator_step::{GeneratorStep};
+pub use generator_step::GeneratorStep;
 pub use images::ImagePool;
 pub use run::{Event, QuantizeRun, TestSet, Summary, Tally};
-pub use student_step::{StudentStep};
+pub use student_step::StudentStep;
+pub use synthetic::Synthetic;
 pub use supervised::{SupervisedConfig, SupervisedEpoch, train_supervised};

@@ -3,7 +3,8 @@
 use super::calibrate::{calibrate, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::evaluate::{Accuracy, evaluate};
-use super::generator_step::{GeneratorStep, Synthetic};
+use super::generator_step::GeneratorStep;
+use super::synthetic::Synthetic;
 use super::images::{ImagePool, infer};
 use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};

@@ -1,6 +1,6 @@
 //! One student iteration: the recipe's loss terms, SGD on the weights, Adam on the ranges when they are learned.
 
-use super::generator_step::Synthetic;
+use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Network, RangeMode, Taps};
