@@ -5,6 +5,7 @@ use ghostbit::device::Device;
 use ghostbit::graph::Network;
 use ghostbit::methods::Recipe;
 use ghostbit::models::resnet::cifar_resnet;
+use ghostbit::ops::observe::EmaForm;
 use ghostbit::train::{Event, QuantizeRun};
 use std::sync::atomic::AtomicBool;
 
@@ -105,6 +106,37 @@ fn a_student_term_without_weight_changes_the_student() {
             assert!(with != without, "{name}: {} passes no gradient", term.name());
         }
     }
+}
+
+/// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
+#[test]
+fn tune_mode_trains_as_eval_mode_does() {
+    let run = |set: &[String]| {
+        let mut run = start(&short("gdfq", set));
+        let (made, generator) = run.generator.step(&mut run.teacher, &mut run.student, 4, 1).unwrap();
+        run.student.observe(&made.images, ghostbit::graph::RangeMode::TrackMinMax(EmaForm::Textbook)).unwrap();
+        let student = run.student.step(&mut run.teacher, &made, 3).unwrap();
+        let losses: Vec<f32> = generator.terms.iter().chain(&student.terms).map(|t| t.1).collect();
+        let grads = |n: &mut Network| n.params.flat().unwrap().1.to_vec::<f32>().unwrap();
+        (losses, grads(&mut run.generator.network), grads(&mut run.student.network))
+    };
+    // 8 bits: at 4 a value at the edge between two codes would jump by a fifteenth of its range.
+    let bits = ["wbits=8".to_string(), "abits=8".to_string()];
+    let eval = run(&bits);
+    let tune = run(&[&bits[..], &["teacher_bn=tune".into(), "student.bn=tune".into()]].concat());
+    let apart = |a: &[f32], b: &[f32]| {
+        let top = a.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
+        a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / top
+    };
+    assert!(apart(&eval.0, &tune.0) < 1e-4, "losses {:?} {:?}", eval.0, tune.0);
+    let (generator, student) = (apart(&eval.1, &tune.1), apart(&eval.2, &tune.2));
+    println!("generator {generator:.1e} student {student:.1e}");
+    // Rounding through a few layers; the student's also through codes that fall to the other side.
+    assert!(generator < 1e-4, "generator's gradient differs by {generator:.1e}");
+    assert!(student < 2.5e-2, "student's gradient differs by {student:.1e}");
+    assert!(eval.1.iter().any(|g| *g != 0.0) && eval.2.iter().any(|g| *g != 0.0));
+    let refused = Recipe::load("dsg").and_then(|mut r| r.set("teacher_bn=tune").and_then(|()| r.validate()));
+    assert!(refused.unwrap_err().to_string().contains("teacher_bn"));
 }
 
 #[test]

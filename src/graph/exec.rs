@@ -5,10 +5,12 @@ use crate::autograd::{Tape, Var};
 use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
+use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use crate::ops::conv2d::{conv2d, upsample_conv2d};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use crate::ops::observe::{self, EmaForm};
+use crate::ops::tune_stats::tune_stats;
 use crate::ops::{elementwise, embedding, linear, pool, range_search, reshape, shortcut};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -124,6 +126,11 @@ impl Network {
                     let (mean, var) = (self.buffers[mean].clone(), self.buffers[var].clone());
                     self.batch_norm(tape, &x, &node.kind, mean, var, how)?
                 }
+                NodeKind::ConvBn { .. } => {
+                    let (y, stats) = self.conv_bn(tape, &arg(0), &node.kind, taps.bn_stats, how)?;
+                    bn_stats.extend(stats.map(|(mean, var)| BnStatistics { node: id, mean, var }));
+                    y
+                }
                 NodeKind::FakeQuant { bits } => {
                     let x = arg(0);
                     if how.float { x } else { self.quantize_activation(tape, &x, &node.name, *bits, how)? }
@@ -182,10 +189,52 @@ impl Network {
                 let n = x[0].shape()[0];
                 reshape::reshape(tape, &x[0], crate::tensor::Shape::new(&[&[n], &shape[..]].concat()))
             }
-            NodeKind::Input { .. } | NodeKind::BatchNorm { .. } | NodeKind::FakeQuant { .. } => {
+            NodeKind::Input { .. }
+            | NodeKind::BatchNorm { .. }
+            | NodeKind::ConvBn { .. }
+            | NodeKind::FakeQuant { .. } => {
                 unreachable!("handled by forward")
             }
         }
+    }
+
+    /// A fused node: its output, and the statistics of what the normalization would be given, if `stats` are wanted.
+    fn conv_bn(
+        &self,
+        tape: &mut Tape,
+        x: &Var,
+        kind: &NodeKind,
+        stats: bool,
+        how: Forward,
+    ) -> Result<(Var, Option<(Var, Var)>)> {
+        let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = kind else {
+            unreachable!("called for fused nodes")
+        };
+        let w = self.weight(tape, weight, *quant, how)?;
+        let b = bias.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose()?;
+        let (m, v) = (self.buffers[mean].clone(), self.buffers[var].clone());
+        if how.mode != Mode::Eval {
+            let z = conv2d(tape, x, &w, b.as_ref(), *params)?;
+            let found = stats.then(|| channel_stats(tape, &z)).transpose()?;
+            let norm = NodeKind::BatchNorm {
+                gamma: gamma.clone(),
+                beta: beta.clone(),
+                mean: mean.clone(),
+                var: var.clone(),
+                eps: *eps,
+            };
+            return Ok((self.batch_norm(tape, &z, &norm, m, v, how)?, found));
+        }
+        let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
+        let (gamma, beta) = (of(gamma)?, of(beta)?);
+        let norm = || TuneNorm { gamma: gamma.as_ref(), beta: beta.as_ref(), mean: &m, var: &v, eps: *eps };
+        let y = conv_bn_tune(tape, x, &w, b.as_ref(), norm(), *params)?;
+        if !stats {
+            return Ok((y, None));
+        }
+        let (y_mean, y_var) = channel_stats(tape, &y)?;
+        let found = tune_stats(tape, &y_mean, &y_var, norm())?;
+        Ok((y, Some(found)))
     }
 
     fn batch_norm(

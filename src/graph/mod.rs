@@ -28,6 +28,18 @@ pub enum NodeKind {
     Input { index: usize },
     /// `n h w c` -> `n p q k`; weight `k r s c`.
     Conv2d { weight: String, bias: Option<String>, params: Conv2dParams, quant: Option<WeightQuant> },
+    /// A convolution and its batch norm as one: Tune mode under running statistics.
+    ConvBn {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+        quant: Option<WeightQuant>,
+        gamma: Option<String>,
+        beta: Option<String>,
+        mean: String,
+        var: String,
+        eps: f32,
+    },
     /// One filter per channel; weight `c r s 1`.
     Conv2dDepthwise { weight: String, bias: Option<String>, params: Conv2dParams },
     /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
@@ -63,6 +75,7 @@ impl NodeKind {
         match self {
             Self::Input { .. } => "input",
             Self::Conv2d { .. } => "conv2d",
+            Self::ConvBn { .. } => "conv_bn",
             Self::Conv2dDepthwise { .. } => "conv2d_depthwise",
             Self::UpsampleConv2d { .. } => "upsample_conv2d",
             Self::BatchNorm { .. } => "batch_norm",
@@ -177,6 +190,15 @@ impl Graph {
         self.push(name, NodeKind::Input { index }, &[])
     }
 
+    /// Buffers `(mean, var)` of every batch norm, fused ones included, in order.
+    pub fn running_statistics(&self) -> Vec<(&String, &String)> {
+        let norms = self.nodes.iter().filter_map(|n| match &n.kind {
+            NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. } => Some((mean, var)),
+            _ => None,
+        });
+        norms.collect()
+    }
+
     /// Declares a parameter and returns its name.
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> String {
         let name = name.into();
@@ -223,7 +245,7 @@ impl Graph {
                     InputKind::Real(s) => Shape::new(&[&[n], &s[..]].concat()),
                     InputKind::Label { .. } => Shape::new(&[n]),
                 },
-                NodeKind::Conv2d { weight, params, .. } => {
+                NodeKind::Conv2d { weight, params, .. } | NodeKind::ConvBn { weight, params, .. } => {
                     let ([n, h, w, c], f) = (image(x)?, of(weight)?);
                     if f.len() != 4 || f[3] != c {
                         return Err(wrong(&format!("filter {f} does not fit {c} input channels")));
@@ -277,7 +299,9 @@ impl Graph {
             self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64)
         };
         match &self.nodes[id].kind {
-            NodeKind::Conv2d { weight: w, .. } | NodeKind::Conv2dDepthwise { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
+            NodeKind::Conv2d { weight: w, .. }
+            | NodeKind::ConvBn { weight: w, .. }
+            | NodeKind::Conv2dDepthwise { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
             // Four of nine taps remain per output pixel.
             NodeKind::UpsampleConv2d { weight: w, .. } => weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64,
             NodeKind::Linear { weight: w, .. } => weight(w),

@@ -39,7 +39,9 @@ impl Graph {
         let mut list = Vec::new();
         for (node, n) in self.nodes.iter().enumerate() {
             match &n.kind {
-                NodeKind::Conv2d { weight, quant: Some(q), .. } | NodeKind::Linear { weight, quant: Some(q), .. } => {
+                NodeKind::Conv2d { weight, quant: Some(q), .. }
+                | NodeKind::ConvBn { weight, quant: Some(q), .. }
+                | NodeKind::Linear { weight, quant: Some(q), .. } => {
                     let channels = self.params.iter().find(|p| &p.name == weight).map_or(0, |p| p.shape[0]);
                     list.push(QuantizerInfo { name: weight.clone(), bits: q.bits, channels, weight: true, node });
                 }

@@ -27,6 +27,9 @@ pub struct Recipe {
     pub warmup: u64,
     pub eval_every: u64,
     pub seed: u64,
+    /// Of the teacher; terms that look at the inputs of batch norms need `eval`.
+    #[serde(default)]
+    pub teacher_bn: BnMode,
     pub generator: GeneratorRecipe,
     pub generator_loss: GeneratorLoss,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +156,8 @@ pub struct StudentRecipe {
     pub momentum: f32,
     pub weight_decay: f32,
     pub ste: SteName,
+    #[serde(default)]
+    pub bn: BnMode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +181,17 @@ impl StudentSchedule {
             }
         }
     }
+}
+
+/// How convolution and batch norm run under running statistics; outputs and gradients are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BnMode {
+    /// As two operations.
+    #[default]
+    Eval,
+    /// As one, with scaled filters (You et al., ICLR 2024).
+    Tune,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,6 +295,12 @@ impl Recipe {
         }
         let pair = self.generator_loss.pair.as_ref().is_some_and(|t| t.weight > 0.0);
         positive("generator_loss.pair", !pair || g.paired, "compares pairs; set generator.paired=true")?;
+        let needs = self.images.iter().fold(self.generator_loss.needs(), |n, i| n.and(i.loss.needs()));
+        positive(
+            "teacher_bn",
+            self.teacher_bn == BnMode::Eval || !needs.bn_inputs,
+            "tune has no inputs of batch norms, which a term of this recipe looks at; use eval",
+        )?;
         self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
         self.student_loss.check(None).map_err(|e| e.within("student_loss"))?;
         positive("generator_loss", !self.generator_loss.terms().is_empty(), "has no term with a weight above 0")?;

@@ -51,5 +51,6 @@ registry! {
     sample_stats,
     shortcut,
     slack_stats_loss,
+    tune_stats,
     upsample,
 }

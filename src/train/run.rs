@@ -10,15 +10,16 @@ use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
-use crate::graph::passes::quantize;
+use crate::graph::passes::{quantize, tune_bn};
 use crate::graph::{Forward, Network, RangeMode, Taps};
-use crate::methods::{Losses, Recipe};
+use crate::methods::{BnMode, Losses, Recipe};
 use crate::ops::accuracy::argmax;
 use crate::ops::loss::{KlReduction, kl_distill};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -98,11 +99,17 @@ impl QuantizeRun {
         recipe.validate()?;
         recipe.check_teacher(&teacher.graph)?;
         teacher.params.freeze();
-        let graph = quantize(&teacher.graph, recipe.quantize_spec())?;
+        let mut graph = quantize(&teacher.graph, recipe.quantize_spec())?;
+        if recipe.student.bn == BnMode::Tune {
+            graph = tune_bn(&graph);
+        }
         let mut student = Network::new(device, graph, recipe.seed)?;
         student.copy_from(&teacher)?;
         let mut student = StudentStep::new(student, &recipe)?;
         set_weight_ranges(&mut student, &recipe)?;
+        if recipe.teacher_bn == BnMode::Tune {
+            teacher.graph = Arc::new(tune_bn(&teacher.graph));
+        }
         let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe)?;
         Ok(Self {
             recipe,

@@ -34,7 +34,7 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         }
     }
     let weighted: Vec<NodeId> = (0..graph.nodes.len())
-        .filter(|&i| matches!(graph.nodes[i].kind, NodeKind::Conv2d { .. } | NodeKind::Linear { .. }))
+        .filter(|&i| matches!(graph.nodes[i].kind, NodeKind::Conv2d { .. } | NodeKind::ConvBn { .. } | NodeKind::Linear { .. }))
         .collect();
     let (Some(&first), Some(&last)) = (weighted.first(), weighted.last()) else {
         return Err(Error::network(&graph.name, "has no convolution or linear layer to quantize"));
@@ -43,7 +43,7 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
         let mut kind = node.kind.clone();
-        if let NodeKind::Conv2d { quant, .. } | NodeKind::Linear { quant, .. } = &mut kind {
+        if let NodeKind::Conv2d { quant, .. } | NodeKind::ConvBn { quant, .. } | NodeKind::Linear { quant, .. } = &mut kind {
             let own = if id == first { spec.first_bits } else if id == last { spec.last_bits } else { None };
             *quant = Some(WeightQuant { bits: own.unwrap_or(spec.wbits) });
         }

@@ -40,7 +40,9 @@ impl GeneratorTerm for BnStats {
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let mut terms = Vec::with_capacity(view.bn_stats.len());
         for s in &view.bn_stats {
-            let NodeKind::BatchNorm { mean, var, .. } = &view.teacher.graph.nodes[s.node].kind else {
+            let (NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. }) =
+                &view.teacher.graph.nodes[s.node].kind
+            else {
                 unreachable!("statistics come from batch norms")
             };
             let (mean, var) = (&view.teacher.buffers[mean], &view.teacher.buffers[var]);
@@ -55,7 +57,7 @@ impl GeneratorTerm for BnStats {
 /// Refuses a teacher without batch norms: there would be no statistics to match.
 pub(super) fn has_batch_norm(term: &str, teacher: Option<&Graph>) -> Result<()> {
     match teacher {
-        Some(g) if g.batch_norm_inputs().is_empty() => Err(Error::network(
+        Some(g) if g.running_statistics().is_empty() => Err(Error::network(
             &g.name,
             format!("has no batch normalisation, whose statistics {term} matches; use a checkpoint with unfolded BN"),
         )),

@@ -3,7 +3,7 @@
 use super::bn_stats::has_batch_norm;
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
-use crate::graph::{Forward, Graph, Network, NodeKind, Taps};
+use crate::graph::{Forward, Graph, Network, Taps};
 use crate::ops::channel_stats::channel_stats;
 use crate::ops::elementwise::weighted_sum;
 use crate::ops::random;
@@ -72,11 +72,7 @@ const MARGIN_STREAM: u64 = 1 << 50;
 /// Running mean and variance of every batch norm, in order.
 pub(super) fn running(network: &Network) -> Vec<(Tensor, Tensor)> {
     let of = |name: &String| network.buffers[name].clone();
-    let norms = network.graph.nodes.iter().filter_map(|n| match &n.kind {
-        NodeKind::BatchNorm { mean, var, .. } => Some((of(mean), of(var))),
-        _ => None,
-    });
-    norms.collect()
+    network.graph.running_statistics().into_iter().map(|(mean, var)| (of(mean), of(var))).collect()
 }
 
 impl GeneratorTerm for SlackStats {

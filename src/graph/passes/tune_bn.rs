@@ -1,0 +1,76 @@
+//! Tune-mode ConvBN (You et al., ICLR 2024, arXiv 2305.11624): convolution and batch normalization become one node, which
+//! under running statistics convolves with scaled filters and saves only its input; outputs and gradients are those of
+//! the two nodes. Under batch statistics it runs as the two nodes.
+
+use super::super::{Graph, NodeId, NodeKind};
+
+/// `graph` with every batch norm fused into the convolution before it, where nothing else reads that convolution.
+/// Parameter and buffer names stay; a fused node has the convolution's name.
+pub fn tune_bn(graph: &Graph) -> Graph {
+    let mut readers = vec![0; graph.nodes.len()];
+    for node in &graph.nodes {
+        for &i in &node.inputs {
+            readers[i] += 1;
+        }
+    }
+    // The last node is the output: read from outside.
+    if let Some(last) = readers.last_mut() {
+        *last += 1;
+    }
+    let fuses = |id: NodeId| -> Option<NodeId> {
+        let conv = *graph.nodes[id].inputs.first()?;
+        let pair = (&graph.nodes[conv].kind, &graph.nodes[id].kind);
+        let fits = matches!(pair, (NodeKind::Conv2d { .. }, NodeKind::BatchNorm { .. }));
+        (fits && readers[conv] == 1).then_some(conv)
+    };
+    let absorbed: Vec<NodeId> = (0..graph.nodes.len()).filter_map(fuses).collect();
+    let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
+    let mut moved: Vec<NodeId> = vec![NodeId::MAX; graph.nodes.len()];
+    for (id, node) in graph.nodes.iter().enumerate() {
+        if absorbed.contains(&id) {
+            continue;
+        }
+        let (name, kind, inputs) = match fuses(id) {
+            Some(conv) => {
+                let conv = &graph.nodes[conv];
+                (&conv.name, fused(&conv.kind, &node.kind), &conv.inputs)
+            }
+            None => (&node.name, node.kind.clone(), &node.inputs),
+        };
+        let inputs: Vec<NodeId> = inputs.iter().map(|&i| moved[i]).collect();
+        moved[id] = out.push(name.clone(), kind, &inputs);
+    }
+    out
+}
+
+fn fused(conv: &NodeKind, norm: &NodeKind) -> NodeKind {
+    match (conv.clone(), norm.clone()) {
+        (NodeKind::Conv2d { weight, bias, params, quant }, NodeKind::BatchNorm { gamma, beta, mean, var, eps }) => {
+            NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps }
+        }
+        _ => unreachable!("called for a convolution and its batch norm"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_convolution_that_others_read_stays() {
+        let full = crate::models::resnet::cifar_resnet(1, 10);
+        let tuned = tune_bn(&full);
+        let norms = full.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. })).count();
+        let fused = tuned.nodes.iter().filter(|n| matches!(n.kind, NodeKind::ConvBn { .. })).count();
+        assert_eq!((norms, fused, tuned.nodes.len()), (7, 7, full.nodes.len() - 7));
+        assert_eq!(tuned.shapes(2).unwrap().last(), full.shapes(2).unwrap().last());
+
+        let mut shared = full.clone();
+        let conv = shared.node("conv1").unwrap();
+        let last = shared.nodes.len() - 1;
+        shared.push("again", NodeKind::GlobalAvgPool, &[conv]);
+        shared.push("out", NodeKind::Add, &[last, last]);
+        let tuned = tune_bn(&shared);
+        assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d { .. }));
+    }
+}
