@@ -241,8 +241,11 @@ proptest! {
     fn assignments_to_a_recipe(
         lines in vec(prop_oneof![assignment(), "(?s).{0,40}", "[a-z_.]{0,20}=.{0,20}"], 0..6),
         name in prop::sample::select(Recipe::names()),
+        seed: u64,
     ) {
         let mut recipe = Recipe::load(name).unwrap();
+        // As `--seed` does, which takes what `--set` cannot write.
+        recipe.seed = seed;
         for line in &lines {
             let before = recipe.clone();
             if recipe.set(line).is_err() {

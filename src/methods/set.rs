@@ -17,8 +17,9 @@ impl Recipe {
             .map_err(|e| fail(e.to_string()))?;
         let mut new = parsed.get("v").cloned().ok_or_else(|| fail("expected one value".into()))?;
 
-        let mut tree = Table::try_from(&*self).expect("a recipe is plain data");
-        let full = Table::try_from(self.full()).expect("a recipe is plain data");
+        // Plain data, but for numbers beyond TOML's 64 bits with sign.
+        let table = |r: &Self| Table::try_from(r).map_err(|e| fail(e.to_string()));
+        let (mut tree, full) = (table(self)?, table(&self.full())?);
         let (mut at, mut known) = (&mut tree, &full);
         let parts: Vec<&str> = key.trim().split('.').collect();
         let (last, path) = parts.split_last().expect("split gives one part at least");
