@@ -259,6 +259,7 @@ impl Recipe {
             }
         };
         positive("batch", self.batch >= 2, "must be at least 2 (batch statistics need more than one sample)")?;
+        positive("seed", i64::try_from(self.seed).is_ok(), "must be below 2^63 (what TOML can write)")?;
         positive("iters", self.iters >= 1, "must be at least 1")?;
         positive("warmup", self.warmup <= self.iters, "cannot exceed iters")?;
         positive("eval_every", self.eval_every >= 1, "must be at least 1")?;
