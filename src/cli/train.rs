@@ -3,15 +3,26 @@
 use super::network::{NetworkArgs, check_images};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
+use crate::graph::passes::{fold_bn, tune_bn};
 use crate::tensor::io::check_writable;
 use crate::train::{SupervisedConfig, train_supervised};
 use crate::{Error, Result};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    network: NetworkArgs,
+    /// Architecture to train
+    #[arg(long, default_value = "cifar-resnet20")]
+    arch: String,
+    #[arg(long, default_value_t = 10)]
+    classes: usize,
+    /// Start from this checkpoint (safetensors, PyTorch names) instead of random weights
+    #[arg(long, value_name = "CHECKPOINT")]
+    init: Option<PathBuf>,
+    /// Batch normalisation while training
+    #[arg(long, value_enum, default_value = "train")]
+    bn: Bn,
     /// Training images
     #[arg(long, default_value = "builtin:train")]
     data: String,
@@ -40,12 +51,21 @@ pub struct Args {
     flip: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Start from the weights of --model instead of random ones
-    #[arg(long)]
-    resume_weights: bool,
     /// Where the checkpoint goes
     #[arg(long)]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Bn {
+    /// Statistics of the batch
+    Train,
+    /// Running statistics, fixed
+    Eval,
+    /// As eval, convolution and batch norm in one: the same gradients for less memory
+    Tune,
+    /// Folded into the convolutions, whose folded weights are trained: known to be unstable
+    Deploy,
 }
 
 pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
@@ -59,17 +79,29 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         data = data.take(n);
     }
     let test = Dataset::open(&args.eval)?;
-    check_images("--data", &args.data, &data, args.network.classes)?;
-    check_images("--eval", &args.eval, &test, args.network.classes)?;
+    check_images("--data", &args.data, &data, args.classes)?;
+    check_images("--eval", &args.eval, &test, args.classes)?;
     if args.epochs == 0 {
         return Err(Error::config("--epochs", "must be at least 1"));
     }
-    let mut network = if args.resume_weights { args.network.load(device)? } else { args.network.fresh(device, args.seed)? };
+    let named = NetworkArgs { arch: args.arch.clone(), model: args.init.clone(), classes: args.classes };
+    let mut network = if args.init.is_some() { named.load(device)? } else { named.fresh(device, args.seed)? };
+    match args.bn {
+        Bn::Train => {}
+        _ if args.init.is_none() => {
+            let detail = "running statistics of a random network are those of no data; give --init, or --bn train";
+            return Err(Error::config("--bn", detail));
+        }
+        Bn::Eval => {}
+        Bn::Tune => network.graph = Arc::new(tune_bn(&network.graph)),
+        Bn::Deploy => network = fold_bn(&network)?,
+    }
     let config = SupervisedConfig {
         epochs: args.epochs,
         batch: args.batch,
         lr: args.lr,
         multi_step: args.multi_step,
+        batch_statistics: args.bn == Bn::Train,
         weight_decay: args.weight_decay,
         crop: args.crop,
         flip: args.flip,
@@ -83,6 +115,6 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         println!("epoch {:>3}  loss {:.4}  lr {:.4}  test {:.2} %  {s:.0} s", e.epoch, e.loss, e.lr, e.test.top1());
         Ok(())
     })?;
-    println!("wrote {}", args.out.display());
+    println!("wrote {}, peak memory {:.0} MiB", args.out.display(), super::peak_rss_mib());
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct SupervisedConfig {
     pub lr: f32,
     /// A tenth of the rate after half and three quarters of the steps (He et al. 2016), instead of a cosine to 0.
     pub multi_step: bool,
+    /// Batch norms use and gather the batch's statistics; else the running ones stay as they are.
+    pub batch_statistics: bool,
     pub weight_decay: f32,
     /// Pixels of zero padding for the random crop; 0 for none.
     pub crop: usize,
@@ -52,6 +54,7 @@ pub fn train_supervised(
         return Err(Error::config("--batch", detail));
     }
     let device = network.device();
+    let how = if config.batch_statistics { Forward::train() } else { Forward::eval() };
     network.params.train()?;
     let mut sgd = Sgd::new(network.params.values(), 0.9, config.weight_decay, true)?;
     let per_epoch = (data.labels.len() / config.batch) as u64;
@@ -70,7 +73,7 @@ pub fn train_supervised(
             let rows = &order[b as usize * config.batch..(b as usize + 1) * config.batch];
             let (x, y) = augmented(&device, data, rows, norm, config, step)?;
             let mut tape = Tape::new(&device);
-            let out = network.forward(&mut tape, &[Var::constant(x)], Forward::train(), &Taps::default())?.output;
+            let out = network.forward(&mut tape, &[Var::constant(x)], how, &Taps::default())?.output;
             let loss = softmax_cross_entropy(&mut tape, &out, &Var::constant(y))?;
             let value = loss.value.item()? as f32;
             if !value.is_finite() {
