@@ -70,7 +70,8 @@ fn depthwise_is_a_diagonal_convolution() {
     let (c, r, s) = (5, 3, 4);
     let double = |t: Tensor| init::cast(&t, DType::F64).unwrap();
     let x = double(ramp(&device, [2, 9, 8, c], 1));
-    let (narrow, bias) = (double(ramp(&device, [c, r, s, 1], 2)), Tensor::from_slice(&device, [c], &[1f64, 2., 3., 4., 5.]));
+    let (narrow, bias) =
+        (double(ramp(&device, [c, r, s, 1], 2)), Tensor::from_slice(&device, [c], &[1f64, 2., 3., 4., 5.]));
     let mut dense = vec![0f64; c * r * s * c];
     for (i, v) in narrow.to_f64().unwrap().into_iter().enumerate() {
         dense[i * c + i / (r * s)] = v;
@@ -80,7 +81,11 @@ fn depthwise_is_a_diagonal_convolution() {
         let run = |w: &Tensor, depthwise: bool| {
             let mut tape = Tape::new(&device);
             let (x, w, b) = (tape.leaf(x.clone()), tape.leaf(w.clone()), tape.leaf(bias.clone()));
-            let y = if depthwise { conv2d_depthwise(&mut tape, &x, &w, Some(&b), p) } else { conv2d(&mut tape, &x, &w, Some(&b), p) };
+            let y = if depthwise {
+                conv2d_depthwise(&mut tape, &x, &w, Some(&b), p)
+            } else {
+                conv2d(&mut tape, &x, &w, Some(&b), p)
+            };
             let y = y.unwrap();
             let shape = [y.shape()[0], y.shape()[1], y.shape()[2], c];
             let g = tape.backward_from(&[(&y, double(ramp(&device, shape, 3)))]).unwrap();
@@ -136,7 +141,12 @@ fn depthwise_speed() {
                 }
             }
         }
-        println!("{name:<18} fprop {:7.2} ms  dgrad {:7.2} ms  wgrad {:7.2} ms", best[0] * 1e3, best[1] * 1e3, best[2] * 1e3);
+        println!(
+            "{name:<18} fprop {:7.2} ms  dgrad {:7.2} ms  wgrad {:7.2} ms",
+            best[0] * 1e3,
+            best[1] * 1e3,
+            best[2] * 1e3
+        );
     }
 }
 

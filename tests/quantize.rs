@@ -70,7 +70,8 @@ fn quantize_puts_one_quantizer_after_each_relu_and_keeps_names() {
 fn fake_quantized_weights_have_few_values_per_channel() {
     let cpu = Device::cpu();
     for (bits, search) in [(2, false), (4, true), (3, true), (4, false)] {
-        let mut net = Network::new(&cpu, quantize(&cifar_resnet(1, 10), QuantizeSpec::new(bits, 4)).unwrap(), 3).unwrap();
+        let mut net =
+            Network::new(&cpu, quantize(&cifar_resnet(1, 10), QuantizeSpec::new(bits, 4)).unwrap(), 3).unwrap();
         if search { net.weight_ranges_search() } else { net.weight_ranges_min_max() }.unwrap();
         for q in net.graph.quantizers().into_iter().filter(|q| q.weight) {
             let end = |end: &str| Var::constant(net.ranges.get(&format!("{}.{end}", q.name)).unwrap());
@@ -176,8 +177,8 @@ fn resume_refuses_another_recipe() {
 mod devices {
     use super::*;
     use ghostbit::graph::{Forward, RangeMode, Taps};
-    use ghostbit::ops::observe::EmaForm;
     use ghostbit::methods::Losses;
+    use ghostbit::ops::observe::EmaForm;
     use ghostbit::train::ImagePool;
 
     /// Named figures of a run's first iterations.
@@ -268,7 +269,15 @@ mod devices {
     #[test]
     fn default_agrees() {
         // The KL of an 8-bit student alone is the difference of nearly equal numbers; the cross-entropy gives it a scale.
-        let set = ["student_loss.cross_entropy.weight=1", "batch=2", "iters=4", "warmup=2", "images.count=4", "images.iters=2", "ranges.batches=1"];
+        let set = [
+            "student_loss.cross_entropy.weight=1",
+            "batch=2",
+            "iters=4",
+            "warmup=2",
+            "images.count=4",
+            "images.iters=2",
+            "ranges.batches=1",
+        ];
         let set = [&set[..], &["wbits=8", "abits=8"]].concat();
         agree(&recipe("default", &set));
     }
@@ -310,7 +319,8 @@ mod devices {
     /// decides a ReLU's gradient. `nudge` is added to one weight of its last layer.
     fn single(device: &Device, recipe: &Recipe, nudge: f32) -> Single {
         let float = teacher(device);
-        let shifts: Vec<String> = float.params.entries().map(|e| e.0.to_string()).filter(|n| n.contains("bn")).collect();
+        let shifts: Vec<String> =
+            float.params.entries().map(|e| e.0.to_string()).filter(|n| n.contains("bn")).collect();
         for name in shifts.iter().filter(|n| n.ends_with(".bias")) {
             let mut shift = float.params.get(name).unwrap();
             let values: Vec<f32> = (0..shift.len()).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.5).collect();

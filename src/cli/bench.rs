@@ -59,7 +59,11 @@ pub fn run(args: Args, device: &Device) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
     } else {
         let (g, s, sum) = (g * 1e3, s * 1e3, (g + s) * 1e3);
-        println!("step, batch {}, {}: generator {g:.1} ms + student {s:.1} ms = {sum:.1} ms", args.batch, device.name());
+        println!(
+            "step, batch {}, {}: generator {g:.1} ms + student {s:.1} ms = {sum:.1} ms",
+            args.batch,
+            device.name()
+        );
         println!("{rate:.0} images/s, peak memory {rss:.0} MiB");
     }
     Ok(())

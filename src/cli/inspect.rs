@@ -63,7 +63,13 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
         return Ok(());
     }
-    println!("{} from {}: {} parameters, {} nodes", graph.name, args.network.origin(), network.params.count(), rows.len());
+    println!(
+        "{} from {}: {} parameters, {} nodes",
+        graph.name,
+        args.network.origin(),
+        network.params.count(),
+        rows.len()
+    );
     println!("{:<24} {:<16} {:<18} {:>10} {:>10}", "node", "op", "output", "MFLOP", "KiB");
     for r in &rows {
         let (flops, bytes) = (r.flops / 1e6, r.bytes as f64 / 1024.0);

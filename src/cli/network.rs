@@ -95,7 +95,10 @@ pub fn test_sets(specs: &[String], network: &NetworkArgs) -> Result<Vec<TestSet>
 pub fn check_images(key: &str, spec: &str, data: &Dataset, classes: usize) -> Result<()> {
     if data.classes != classes || [data.h, data.w, data.c] != [32, 32, 3] {
         let found = format!("{}x{}x{} images of {} classes", data.h, data.w, data.c, data.classes);
-        return Err(Error::config(key, format!("{spec} holds {found}; the network takes 32x32x3 and {classes} classes")));
+        return Err(Error::config(
+            key,
+            format!("{spec} holds {found}; the network takes 32x32x3 and {classes} classes"),
+        ));
     }
     Ok(())
 }

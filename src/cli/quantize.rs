@@ -142,8 +142,7 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
         recipe.warmup = recipe.warmup.min(iters);
     }
     recipe.validate()?;
-    let name =
-        format!("{}-{}-w{}a{}-s{}", args.network.arch, recipe.name, recipe.wbits, recipe.abits, recipe.seed);
+    let name = format!("{}-{}-w{}a{}-s{}", args.network.arch, recipe.name, recipe.wbits, recipe.abits, recipe.seed);
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
     let config = RunConfig {
         ghostbit: env!("CARGO_PKG_VERSION").into(),

@@ -54,7 +54,14 @@ pub struct Forward {
 impl Forward {
     /// Eval-mode batch norm, frozen ranges, identity straight-through gradients.
     pub fn eval() -> Self {
-        Self { mode: Mode::Eval, ranges: RangeMode::Frozen, weight_min_max: false, ste: Ste::Identity, float: false, constant: false }
+        Self {
+            mode: Mode::Eval,
+            ranges: RangeMode::Frozen,
+            weight_min_max: false,
+            ste: Ste::Identity,
+            float: false,
+            constant: false,
+        }
     }
     /// Batch-statistics normalisation without side effects.
     pub fn batch() -> Self {
@@ -152,7 +159,8 @@ impl Network {
     }
 
     fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], how: Forward) -> Result<Var> {
-        let bias = |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose();
+        let bias =
+            |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose();
         match kind {
             NodeKind::Conv2d { weight, bias: b, params, quant } => {
                 let w = self.weight(tape, weight, *quant, how)?;

@@ -32,12 +32,7 @@ impl Graph {
         }
         match self.nodes[at].kind {
             NodeKind::GlobalAvgPool => {
-                Ok(Head {
-                map: self.nodes[at].inputs[0],
-                features: at,
-                weight: weight.clone(),
-                bias: bias.clone(),
-            })
+                Ok(Head { map: self.nodes[at].inputs[0], features: at, weight: weight.clone(), bias: bias.clone() })
             }
             _ => none(&format!("'{}' stands before the linear layer", self.nodes[at].name)),
         }

@@ -24,7 +24,12 @@ impl Network {
         }
         let mut problems = Vec::new();
         let mut used = BTreeSet::new();
-        let accept = |name: &str, to: &mut Tensor, filter: bool, used: &mut BTreeSet<String>, problems: &mut Vec<String>| -> Result<()> {
+        let accept = |name: &str,
+                      to: &mut Tensor,
+                      filter: bool,
+                      used: &mut BTreeSet<String>,
+                      problems: &mut Vec<String>|
+         -> Result<()> {
             used.insert(name.to_string());
             let want = if filter { oihw(to.shape()) } else { to.shape().to_vec() };
             match file.tensors.get(name) {
@@ -72,7 +77,8 @@ impl Network {
             return Ok(());
         }
         let shown = problems.len().min(12);
-        let more = if problems.len() > shown { format!("; and {} more", problems.len() - shown) } else { String::new() };
+        let more =
+            if problems.len() > shown { format!("; and {} more", problems.len() - shown) } else { String::new() };
         Err(Error::file(
             path,
             format!(

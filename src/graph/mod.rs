@@ -25,9 +25,16 @@ pub type NodeId = usize;
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeKind {
     /// The `index`-th input of the network.
-    Input { index: usize },
+    Input {
+        index: usize,
+    },
     /// `n h w c` -> `n p q k`; weight `k r s c`.
-    Conv2d { weight: String, bias: Option<String>, params: Conv2dParams, quant: Option<WeightQuant> },
+    Conv2d {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+        quant: Option<WeightQuant>,
+    },
     /// A convolution and its batch norm as one: Tune mode under running statistics.
     ConvBn {
         weight: String,
@@ -41,26 +48,60 @@ pub enum NodeKind {
         eps: f32,
     },
     /// One filter per channel; weight `c r s 1`.
-    Conv2dDepthwise { weight: String, bias: Option<String>, params: Conv2dParams },
+    Conv2dDepthwise {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+    },
     /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
-    UpsampleConv2d { weight: String, bias: Option<String> },
+    UpsampleConv2d {
+        weight: String,
+        bias: Option<String>,
+    },
     /// Channel-last batch normalisation; without `gamma`/`beta` it is affine-free. `mean`/`var` are buffers.
-    BatchNorm { gamma: Option<String>, beta: Option<String>, mean: String, var: String, eps: f32 },
+    BatchNorm {
+        gamma: Option<String>,
+        beta: Option<String>,
+        mean: String,
+        var: String,
+        eps: f32,
+    },
     Activation(Activation),
     Add,
     Mul,
     /// Parameter-free residual shortcut of CIFAR ResNets: subsample and pad channels with zeros.
-    ShortcutA { stride: usize, c_out: usize },
+    ShortcutA {
+        stride: usize,
+        c_out: usize,
+    },
     GlobalAvgPool,
-    MaxPool { k: usize, stride: usize, pad: usize },
-    AvgPool { k: usize, stride: usize, pad: usize },
+    MaxPool {
+        k: usize,
+        stride: usize,
+        pad: usize,
+    },
+    AvgPool {
+        k: usize,
+        stride: usize,
+        pad: usize,
+    },
     /// `n c` -> `n k`; weight `k c`.
-    Linear { weight: String, bias: Option<String>, quant: Option<WeightQuant> },
-    Embedding { table: String },
+    Linear {
+        weight: String,
+        bias: Option<String>,
+        quant: Option<WeightQuant>,
+    },
+    Embedding {
+        table: String,
+    },
     /// Per-sample shape; the batch dimension stays.
-    Reshape { shape: Vec<usize> },
+    Reshape {
+        shape: Vec<usize>,
+    },
     /// Activation quantizer, per tensor.
-    FakeQuant { bits: u8 },
+    FakeQuant {
+        bits: u8,
+    },
 }
 
 /// Fake quantization of a weight, per output channel.
@@ -226,9 +267,8 @@ impl Graph {
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let x = node.inputs.first().map(|&i| shapes[i]);
-            let wrong = |what: &str| {
-                Error::network(&self.name, format!("node '{}' ({}): {what}", node.name, node.kind.op()))
-            };
+            let wrong =
+                |what: &str| Error::network(&self.name, format!("node '{}' ({}): {what}", node.name, node.kind.op()));
             let of = |name: &String| {
                 self.params.iter().find(|p| &p.name == name).map(|p| p.shape).ok_or_else(|| wrong("unknown parameter"))
             };
@@ -295,15 +335,16 @@ impl Graph {
 
     /// Multiply-adds of one sample's forward pass in node `id`, given all `shapes` for batch 1.
     pub fn macs(&self, id: NodeId, shapes: &[Shape]) -> f64 {
-        let weight = |name: &String| {
-            self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64)
-        };
+        let weight =
+            |name: &String| self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64);
         match &self.nodes[id].kind {
             NodeKind::Conv2d { weight: w, .. }
             | NodeKind::ConvBn { weight: w, .. }
             | NodeKind::Conv2dDepthwise { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
             // Four of nine taps remain per output pixel.
-            NodeKind::UpsampleConv2d { weight: w, .. } => weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64,
+            NodeKind::UpsampleConv2d { weight: w, .. } => {
+                weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64
+            }
             NodeKind::Linear { weight: w, .. } => weight(w),
             _ => 0.0,
         }

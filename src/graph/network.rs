@@ -3,8 +3,8 @@
 use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
 use crate::Result;
 use crate::device::Device;
-use crate::ops::observe::{self, EmaForm, EmaState};
 use crate::ops::fake_quant::Axis;
+use crate::ops::observe::{self, EmaForm, EmaState};
 use crate::tensor::{Shape, Tensor, init};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -125,8 +125,7 @@ impl Network {
     /// Sets every weight range to the one with the least squared error per channel.
     pub fn weight_ranges_search(&mut self) -> Result<()> {
         for q in self.graph.quantizers().into_iter().filter(|q| q.weight) {
-            let (lo, hi) =
-                crate::ops::range_search::range_search(&self.params.get(&q.name)?, q.bits, Axis::Outer)?;
+            let (lo, hi) = crate::ops::range_search::range_search(&self.params.get(&q.name)?, q.bits, Axis::Outer)?;
             self.set_range(&q.name, &lo, &hi)?;
         }
         Ok(())

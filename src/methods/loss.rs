@@ -2,8 +2,9 @@
 //! not computed.
 
 use super::terms::{
-    Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd, EntropyDifference,
-    FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs, Pair, SlackStats, StudentCrossEntropy, StudentTerm,
+    Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd,
+    EntropyDifference, FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs, Pair, SlackStats, StudentCrossEntropy,
+    StudentTerm,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};

@@ -350,7 +350,8 @@ impl Recipe {
 fn unknown(method: &str) -> Error {
     let names = Recipe::names();
     let nearest = names.iter().max_by(|a, b| strsim::jaro(a, method).total_cmp(&strsim::jaro(b, method)));
-    let hint = nearest.filter(|n| strsim::jaro(n, method) > 0.7).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+    let hint =
+        nearest.filter(|n| strsim::jaro(n, method) > 0.7).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
     let known = names.join(", ");
     Error::config("--method", format!("'{method}' is not known{hint} Choose one of {known}, or a .toml file"))
 }

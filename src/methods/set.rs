@@ -64,7 +64,9 @@ fn unknown(what: &str, name: &str, known: &Table) -> String {
     let nearest = known.keys().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
     let keys: Vec<&String> = known.keys().collect();
     match nearest {
-        Some(n) if strsim::jaro(n, name) > 0.7 => format!("no {what} '{name}'; did you mean '{n}'? known here: {keys:?}"),
+        Some(n) if strsim::jaro(n, name) > 0.7 => {
+            format!("no {what} '{name}'; did you mean '{n}'? known here: {keys:?}")
+        }
         _ => format!("no {what} '{name}'; known here: {keys:?}"),
     }
 }

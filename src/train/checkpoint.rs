@@ -91,7 +91,8 @@ pub(super) fn load(run: &mut QuantizeRun, folder: &Path) -> Result<()> {
     let file = Checkpoint::load(&path)?;
     let meta = |key: &str| {
         let value = file.metadata.get(&format!("ghostbit.{key}"));
-        value.ok_or_else(|| Error::file(&path, format!("metadata ghostbit.{key} is missing; this is no run checkpoint")))
+        value
+            .ok_or_else(|| Error::file(&path, format!("metadata ghostbit.{key} is missing; this is no run checkpoint")))
     };
     if meta("format")? != FORMAT {
         return Err(Error::file(&path, "was written by another version of ghostbit; start the run anew"));

@@ -49,7 +49,8 @@ impl ImagePool {
             let (start, y) = if r.from_generator {
                 generator.sample(n, it, false)?
             } else {
-                let noise = random::normal(device, [n, shape[0], shape[1], shape[2]], recipe.seed, stream(it, Draw::Noise))?;
+                let noise =
+                    random::normal(device, [n, shape[0], shape[1], shape[2]], recipe.seed, stream(it, Draw::Noise))?;
                 (noise, random::labels(device, n, classes, recipe.seed, stream(it, Draw::Labels))?)
             };
             let conditions = Conditions { labels: Var::constant(y.clone()), noise: None, centers: None };

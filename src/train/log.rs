@@ -18,7 +18,8 @@ impl MetricsLog {
     /// Starts a new file, replacing an earlier one.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let file = File::create(&path).map_err(|e| Error::file(&path, format!("cannot be written: {e}")))?;
+        let file = File::create(&path)
+            .map_err(|e| Error::file(&path, format!("cannot be written: {e}; choose another --out")))?;
         Ok(Self { path, file })
     }
 
@@ -43,7 +44,7 @@ impl MetricsLog {
         let file = File::options()
             .append(true)
             .open(path)
-            .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+            .map_err(|e| Error::file(path, format!("cannot be written: {e}; choose another --out")))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 

@@ -4,9 +4,9 @@ use super::calibrate::{calibrate, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
-use super::synthetic::Synthetic;
 use super::images::{ImagePool, infer};
 use super::student_step::StudentStep;
+use super::synthetic::Synthetic;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
@@ -149,7 +149,11 @@ impl QuantizeRun {
                 self.finish_warmup(tests, report)?;
             }
             let it = self.it + 1;
-            if it <= self.recipe.warmup { self.warmup_step(it, report)? } else { self.student_iteration(it, report)? }
+            if it <= self.recipe.warmup {
+                self.warmup_step(it, report)?
+            } else {
+                self.student_iteration(it, report)?
+            }
             self.it = it;
             let due = it > self.recipe.warmup && (it % self.recipe.eval_every == 0 || it == self.recipe.iters);
             if due {
@@ -324,7 +328,11 @@ impl QuantizeRun {
     /// Teacher logits, for tests.
     pub fn teacher_logits(&mut self, x: &Tensor) -> Result<Tensor> {
         let mut tape = Tape::inference(&x.device());
-        Ok(self.teacher.forward(&mut tape, &[Var::constant(x.clone())], Forward::eval(), &Taps::default())?.output.value)
+        Ok(self
+            .teacher
+            .forward(&mut tape, &[Var::constant(x.clone())], Forward::eval(), &Taps::default())?
+            .output
+            .value)
     }
 }
 

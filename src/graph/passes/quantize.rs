@@ -27,14 +27,21 @@ impl QuantizeSpec {
 ///
 /// Errors: a width outside 2..=8, or a graph without weights to quantize.
 pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
-    let widths = [("--wbits", Some(spec.wbits)), ("--abits", Some(spec.abits)), ("--first-bits", spec.first_bits), ("--last-bits", spec.last_bits)];
+    let widths = [
+        ("--wbits", Some(spec.wbits)),
+        ("--abits", Some(spec.abits)),
+        ("--first-bits", spec.first_bits),
+        ("--last-bits", spec.last_bits),
+    ];
     for (key, bits) in widths {
         if let Some(b) = bits.filter(|b| !(2..=8).contains(b)) {
             return Err(Error::config(key, format!("{b} bits are not supported; use 2 to 8")));
         }
     }
     let weighted: Vec<NodeId> = (0..graph.nodes.len())
-        .filter(|&i| matches!(graph.nodes[i].kind, NodeKind::Conv2d { .. } | NodeKind::ConvBn { .. } | NodeKind::Linear { .. }))
+        .filter(|&i| {
+            matches!(graph.nodes[i].kind, NodeKind::Conv2d { .. } | NodeKind::ConvBn { .. } | NodeKind::Linear { .. })
+        })
         .collect();
     let (Some(&first), Some(&last)) = (weighted.first(), weighted.last()) else {
         return Err(Error::network(&graph.name, "has no convolution or linear layer to quantize"));
@@ -43,8 +50,16 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
         let mut kind = node.kind.clone();
-        if let NodeKind::Conv2d { quant, .. } | NodeKind::ConvBn { quant, .. } | NodeKind::Linear { quant, .. } = &mut kind {
-            let own = if id == first { spec.first_bits } else if id == last { spec.last_bits } else { None };
+        if let NodeKind::Conv2d { quant, .. } | NodeKind::ConvBn { quant, .. } | NodeKind::Linear { quant, .. } =
+            &mut kind
+        {
+            let own = if id == first {
+                spec.first_bits
+            } else if id == last {
+                spec.last_bits
+            } else {
+                None
+            };
             *quant = Some(WeightQuant { bits: own.unwrap_or(spec.wbits) });
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();

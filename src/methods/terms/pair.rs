@@ -43,13 +43,7 @@ pub enum PairSource {
 
 impl Default for Pair {
     fn default() -> Self {
-        Self {
-            weight: 0.1,
-            form: PairFormName::Cosine,
-            on: PairSource::Features,
-            margin: 0.5,
-            epsilon: 0.01,
-        }
+        Self { weight: 0.1, form: PairFormName::Cosine, on: PairSource::Features, margin: 0.5, epsilon: 0.01 }
     }
 }
 

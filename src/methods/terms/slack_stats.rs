@@ -62,7 +62,11 @@ impl SlackStats {
         let stats = self.stats(&mut tape, &out.taps)?;
         let q = f64::from(self.percentile);
         let targets = running(teacher);
-        stats.iter().zip(&targets).map(|((m, v), (mean, var))| slack_margins(&m.value, &v.value, mean, var, q)).collect()
+        stats
+            .iter()
+            .zip(&targets)
+            .map(|((m, v), (mean, var))| slack_margins(&m.value, &v.value, mean, var, q))
+            .collect()
     }
 }
 
@@ -122,4 +126,3 @@ impl GeneratorTerm for SlackStats {
         weighted_sum(tape, &weighted)
     }
 }
-
