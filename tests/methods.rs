@@ -139,14 +139,35 @@ fn tune_mode_trains_as_eval_mode_does() {
     assert!(refused.unwrap_err().to_string().contains("teacher_bn"));
 }
 
+/// Class centres are state: a run that continues from a checkpoint equals one that was not interrupted.
+#[test]
+fn class_centres_survive_a_checkpoint() {
+    let recipe = short("clusterq", &["batch=16".into(), "iters=5".into()]);
+    let go = |run: &mut QuantizeRun, folder: &std::path::Path| {
+        run.run(&[], folder, 3, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+        let state = |n: &Network| n.params.values().to_vec::<f32>().unwrap();
+        let centres =
+            run.generator.memory.centroids.iter().map(|c| c.mean.to_vec::<f32>().unwrap()).collect::<Vec<_>>();
+        (state(&run.generator.network), state(&run.student.network), centres)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let straight = go(&mut start(&recipe), folder.path());
+    let mut resumed = start(&recipe);
+    resumed.resume(folder.path()).unwrap();
+    assert_eq!(resumed.it, 3);
+    assert!(go(&mut resumed, folder.path()) == straight);
+    assert!(straight.2.iter().flatten().any(|v| *v != 0.0), "no centre was ever set");
+}
+
 #[test]
 fn what_a_network_cannot_serve_is_refused_before_training() {
-    let cases: [(&str, &[&str], &str); 5] = [
+    let cases: [(&str, &[&str], &str); 6] = [
         ("gdfq", &["generator_loss.pair.weight=1"], "generator.paired"),
         ("gdfq", &["generator_loss.bn_stats.weight=-1"], "generator_loss.bn_stats.weight"),
         ("gdfq", &["student_loss.kl.temperature=0"], "student_loss.kl.temperature"),
         ("dsg", &["generator_loss.slack_stats.percentile=2"], "slack_stats.percentile"),
         ("gdfq", &["generator.paired=true", "batch=3"], "even batch"),
+        ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
     ];
     for (name, set, expected) in cases {
         let mut r = Recipe::load(name).unwrap();

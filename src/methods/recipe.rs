@@ -292,6 +292,12 @@ impl Recipe {
             )?;
             finite("images.lr", images.lr)?;
             images.loss.check(None).map_err(|e| e.within("images.loss"))?;
+            let names: Vec<&str> = images.loss.terms().iter().map(|t| t.name()).collect();
+            let live = ["adaptability", "attention_center", "cluster", "pair"];
+            if let Some(term) = live.iter().find(|t| names.contains(t)) {
+                let detail = "looks at conditions, pairs, other batches or the student, which stored images lack; use it in generator_loss";
+                return Err(Error::config(format!("images.loss.{term}"), detail));
+            }
             positive("images.loss", !images.loss.terms().is_empty(), "has no term with a weight above 0")?;
         }
         let pair = self.generator_loss.pair.as_ref().is_some_and(|t| t.weight > 0.0);
