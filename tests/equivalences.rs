@@ -2,7 +2,9 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
-use ghostbit::graph::{Forward, Network, Taps};
+use ghostbit::graph::passes::{fold_bn, tune_bn};
+use ghostbit::graph::{Forward, Network, NodeKind, Taps};
+use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
@@ -183,7 +185,7 @@ fn batch_norm_train_without_running_statistics_is_the_same_and_updates_nothing()
 #[test]
 fn a_network_in_batch_mode_keeps_its_buffers() {
     let device = Device::cpu();
-    let mut network = Network::new(&device, ghostbit::models::resnet::cifar_resnet(1, 10), 1).unwrap();
+    let mut network = Network::new(&device, cifar_resnet(1, 10), 1).unwrap();
     let images = Var::constant(ramp(&device, DType::F32, &[4, 16, 16, 3], 5));
     let buffers = |n: &Network| -> Vec<Vec<f32>> { n.buffers.values().map(|t| t.to_vec().unwrap()).collect() };
     let mut forward = |how: Forward| {
@@ -207,7 +209,7 @@ fn a_network_in_batch_mode_keeps_its_buffers() {
 #[test]
 fn folded_networks_compute_the_same() {
     let cpu = Device::cpu();
-    let mut net = Network::new(&cpu, ghostbit::models::resnet::cifar_resnet(1, 10), 5).unwrap();
+    let mut net = Network::new(&cpu, cifar_resnet(1, 10), 5).unwrap();
     let names: Vec<String> = net.buffers.keys().cloned().collect();
     for (i, name) in names.iter().enumerate() {
         let t = net.buffers.get_mut(name).unwrap();
@@ -220,9 +222,27 @@ fn folded_networks_compute_the_same() {
         let out = n.forward(&mut Tape::inference(&cpu), &[x.clone()], Forward::eval(), &Taps::default()).unwrap();
         out.output.value.to_f64().unwrap()
     };
-    let mut folded = ghostbit::graph::passes::fold_bn(&net).unwrap();
+    let mut folded = fold_bn(&net).unwrap();
     assert!(folded.buffers.is_empty() && folded.graph.batch_norm_inputs().is_empty());
     let (want, got) = (logits(&mut net), logits(&mut folded));
     compare("folded", &[want.clone()], &[got], 1e-5);
     assert!(want.iter().any(|v| v.abs() > 1e-2));
+}
+
+#[test]
+fn a_convolution_that_others_read_is_not_fused() {
+    let full = cifar_resnet(1, 10);
+    let tuned = tune_bn(&full);
+    let norms = full.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. })).count();
+    let fused = tuned.nodes.iter().filter(|n| matches!(n.kind, NodeKind::ConvBn { .. })).count();
+    assert_eq!((norms, fused, tuned.nodes.len()), (7, 7, full.nodes.len() - 7));
+    assert_eq!(tuned.shapes(2).unwrap().last(), full.shapes(2).unwrap().last());
+
+    let mut shared = full.clone();
+    let conv = shared.node("conv1").unwrap();
+    let last = shared.nodes.len() - 1;
+    shared.push("again", NodeKind::GlobalAvgPool, &[conv]);
+    shared.push("out", NodeKind::Add, &[last, last]);
+    let tuned = tune_bn(&shared);
+    assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d { .. }));
 }

@@ -51,26 +51,3 @@ fn fused(conv: &NodeKind, norm: &NodeKind) -> NodeKind {
         _ => unreachable!("called for a convolution and its batch norm"),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_convolution_that_others_read_stays() {
-        let full = crate::models::resnet::cifar_resnet(1, 10);
-        let tuned = tune_bn(&full);
-        let norms = full.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. })).count();
-        let fused = tuned.nodes.iter().filter(|n| matches!(n.kind, NodeKind::ConvBn { .. })).count();
-        assert_eq!((norms, fused, tuned.nodes.len()), (7, 7, full.nodes.len() - 7));
-        assert_eq!(tuned.shapes(2).unwrap().last(), full.shapes(2).unwrap().last());
-
-        let mut shared = full.clone();
-        let conv = shared.node("conv1").unwrap();
-        let last = shared.nodes.len() - 1;
-        shared.push("again", NodeKind::GlobalAvgPool, &[conv]);
-        shared.push("out", NodeKind::Add, &[last, last]);
-        let tuned = tune_bn(&shared);
-        assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d { .. }));
-    }
-}
