@@ -14,11 +14,8 @@ use crate::tensor::{Real, Tensor};
 /// Mean and biased variance `[c]` each of `x` (any rank, channels last). F32 (F64 on the CPU). Errors if `x` is empty.
 pub fn channel_stats(tape: &mut Tape, x: &Var) -> Result<(Var, Var)> {
     let (mean, var) = statistics("channel_stats", &x.value)?;
-    let vars = if tape.wants(&[x]) {
-        tape.record(ChannelStatsOp { x: x.value.clone(), mean: mean.clone() }, &[x], vec![mean, var])
-    } else {
-        vec![Var::constant(mean), Var::constant(var)]
-    };
+    let op = ChannelStatsOp { x: x.value.clone(), mean: mean.clone() };
+    let vars = tape.record(op, &[x], vec![mean, var]);
     let [mean, var]: [Var; 2] = vars.try_into().expect("two outputs were recorded");
     Ok((mean, var))
 }

@@ -50,11 +50,8 @@ pub fn sample_stats(tape: &mut Tape, x: &Var) -> Result<(Var, Var)> {
             Ok(())
         })?;
     }
-    let vars = if tape.wants(&[x]) {
-        tape.record(SampleStatsOp { x: x.value.clone(), mean: mean.clone() }, &[x], vec![mean, var])
-    } else {
-        vec![Var::constant(mean), Var::constant(var)]
-    };
+    let op = SampleStatsOp { x: x.value.clone(), mean: mean.clone() };
+    let vars = tape.record(op, &[x], vec![mean, var]);
     let [mean, var]: [Var; 2] = vars.try_into().expect("two outputs were recorded");
     Ok((mean, var))
 }
