@@ -191,10 +191,3 @@ pub struct Losses {
     pub total: f32,
     pub terms: Vec<(&'static str, f32)>,
 }
-
-impl Losses {
-    /// The value of a term, if it was computed.
-    pub fn of(&self, term: &str) -> Option<f32> {
-        self.terms.iter().find(|(n, _)| *n == term).map(|(_, v)| *v)
-    }
-}

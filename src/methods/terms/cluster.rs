@@ -66,9 +66,12 @@ impl GeneratorTerm for Cluster {
         let deep = first_deep(view.bn_inputs.len());
         let labels = &view.conditions.labels;
         let classes = view.teacher.graph.classes;
+        let active = view.it >= self.start;
         let mut stats = Vec::new();
         for x in &view.bn_inputs[deep..] {
-            stats.push(sample_stats(tape, x)?);
+            // Until then centres only gather: no gradient to compute.
+            let x = if active { x.clone() } else { x.detach() };
+            stats.push(sample_stats(tape, &x)?);
         }
         if view.memory.centroids.is_empty() {
             for (mean, _) in &stats {
@@ -83,14 +86,14 @@ impl GeneratorTerm for Cluster {
                 c.update(&mean.value, &var.value, &host, &accepted, self.rate)?;
             }
         }
-        let active = if view.it >= self.start { 1.0 / stats.len() as f32 } else { 0.0 };
+        let share = if active { 1.0 / stats.len() as f32 } else { 0.0 };
         let mut terms = Vec::with_capacity(stats.len());
         for (l, ((mean, var), c)) in stats.iter().zip(&view.memory.centroids).enumerate() {
             let stream = (1 << 51) + view.it * 64 + l as u64;
             let shift = jitter(&mean.value, [self.jitter_mean, self.jitter_var], view.seed, stream)?;
             terms.push(cluster_loss(tape, mean, var, labels, c, Some(&shift))?);
         }
-        let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (active, t)).collect();
+        let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (share, t)).collect();
         weighted_sum(tape, &weighted)
     }
 }
