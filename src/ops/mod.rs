@@ -40,6 +40,7 @@ registry! {
     grad_cam,
     linear,
     loss,
+    low_pass,
     margin_cross_entropy,
     mse,
     observe,
