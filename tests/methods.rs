@@ -1,12 +1,14 @@
 //! Every embedded recipe runs, and every one of its terms does something.
 
+use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
 use ghostbit::device::Device;
 use ghostbit::graph::Network;
 use ghostbit::methods::Recipe;
 use ghostbit::models::resnet::cifar_resnet;
+use ghostbit::ops::low_pass::low_pass;
 use ghostbit::ops::observe::EmaForm;
-use ghostbit::train::{Event, QuantizeRun};
+use ghostbit::train::{Event, QuantizeRun, Synthetic};
 use std::sync::atomic::AtomicBool;
 
 /// A few iterations on four images.
@@ -108,6 +110,22 @@ fn a_student_term_without_weight_changes_the_student() {
     }
 }
 
+/// The student learns from filtered images, and the teacher's word on them is taken anew.
+#[test]
+fn the_low_pass_filter_reaches_both_networks() {
+    let plain = start(&short("gdfq", &[]));
+    let (mut plain, mut filtered) = (plain, start(&short("gdfq", &["student.low_pass=2".into()])));
+    let (made, _) = plain.generator.step(&mut plain.teacher, &mut plain.student, 4, 1).unwrap();
+    let mut tape = Tape::inference(&Device::cpu());
+    let images = low_pass(&mut tape, &Var::constant(made.images.clone()), 2.0).unwrap().value;
+    let by_hand =
+        Synthetic { teacher_logits: plain.teacher_logits(&images).unwrap(), images, labels: made.labels.clone() };
+    let losses = |run: &mut QuantizeRun, batch: &Synthetic| run.student.step(&mut run.teacher, batch, 3).unwrap();
+    let unfiltered = losses(&mut start(&short("gdfq", &[])), &made);
+    assert_eq!(losses(&mut filtered, &made), losses(&mut plain, &by_hand));
+    assert_ne!(losses(&mut start(&short("gdfq", &["student.low_pass=2".into()])), &made), unfiltered);
+}
+
 /// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
 #[test]
 fn tune_mode_trains_as_eval_mode_does() {
@@ -161,12 +179,13 @@ fn class_centres_survive_a_checkpoint() {
 
 #[test]
 fn what_a_network_cannot_serve_is_refused_before_training() {
-    let cases: [(&str, &[&str], &str); 6] = [
+    let cases: [(&str, &[&str], &str); 7] = [
         ("gdfq", &["generator_loss.pair.weight=1"], "generator.paired"),
         ("gdfq", &["generator_loss.bn_stats.weight=-1"], "generator_loss.bn_stats.weight"),
         ("gdfq", &["student_loss.kl.temperature=0"], "student_loss.kl.temperature"),
         ("dsg", &["generator_loss.slack_stats.percentile=2"], "slack_stats.percentile"),
         ("gdfq", &["generator.paired=true", "batch=3"], "even batch"),
+        ("gdfq", &["student.low_pass=-1"], "student.low_pass"),
         ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
     ];
     for (name, set, expected) in cases {

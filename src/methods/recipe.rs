@@ -158,6 +158,11 @@ pub struct StudentRecipe {
     pub ste: SteName,
     #[serde(default)]
     pub bn: BnMode,
+    /// D0 of a Gaussian low-pass filter on every image that the student is trained on, in frequency indices; 0 for none
+    /// (SynQ, Kim et al., ICLR 2025: 80 in its code, 20 to 100 in the paper). Both networks see the filtered images; those
+    /// that set ranges are not filtered, as in its code, nor are those of evaluations.
+    #[serde(default)]
+    pub low_pass: f32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -327,6 +332,7 @@ impl Recipe {
             ("ranges.lr", self.ranges.lr),
             ("student.lr", self.student.lr),
             ("student.weight_decay", self.student.weight_decay),
+            ("student.low_pass", self.student.low_pass),
         ] {
             finite(key, v)?;
         }

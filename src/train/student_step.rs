@@ -7,6 +7,7 @@ use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::terms::StudentView;
 use crate::methods::{Losses, Recipe, SteName, Total, WeightRanges};
 use crate::ops::fake_quant::Ste;
+use crate::ops::low_pass::low_pass;
 use crate::optim::{Adam, Schedule, Sgd};
 use crate::tensor::Tensor;
 
@@ -50,27 +51,46 @@ impl StudentStep {
         Ok(self.network.forward(&mut tape, &[Var::constant(images.clone())], how, &Taps::default())?.output.value)
     }
 
+    /// The images as both networks see them in training.
+    fn filtered(&self, images: &Tensor) -> Result<Tensor> {
+        let mut tape = Tape::inference(&self.network.device());
+        Ok(low_pass(&mut tape, &Var::constant(images.clone()), self.recipe.student.low_pass)?.value)
+    }
+
+    /// The teacher's pass over `images`, unless its `logits` are known and nothing else of it is wanted.
+    fn lesson(&self, teacher: &mut Network, images: &Tensor, logits: Option<&Tensor>) -> Result<Lesson> {
+        let mut taps = Taps::default();
+        if self.recipe.student_loss.needs_bodies() {
+            taps.nodes = teacher.graph.residual_bodies();
+        }
+        if let (Some(logits), true) = (logits, taps.nodes.is_empty()) {
+            return Ok(Lesson { logits: logits.clone(), bodies: Vec::new() });
+        }
+        let mut tape = Tape::inference(&self.network.device());
+        let out = teacher.forward(&mut tape, &[Var::constant(images.clone())], Forward::eval(), &taps)?;
+        let logits = logits.cloned().unwrap_or(out.output.value);
+        Ok(Lesson { logits, bodies: out.taps.into_iter().map(|v| v.value).collect() })
+    }
+
     /// One step on a batch.
     pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
+        let filter = self.recipe.student.low_pass > 0.0;
+        let images = if filter { self.filtered(&batch.images)? } else { batch.images.clone() };
+        let logits = (!filter).then_some(&batch.teacher_logits);
+        let lesson = self.lesson(teacher, &images, logits)?;
         let mut tape = Tape::new(&self.network.device());
         let how = self.forward_mode(RangeMode::Frozen);
-        let x = Var::constant(batch.images.clone());
         let mut taps = Taps::default();
-        let mut teacher_bodies = Vec::new();
         if self.recipe.student_loss.needs_bodies() {
             taps.nodes = self.network.graph.residual_bodies();
-            let theirs = Taps { bn_stats: false, nodes: teacher.graph.residual_bodies() };
-            let mut inference = Tape::inference(&self.network.device());
-            let out = teacher.forward(&mut inference, std::slice::from_ref(&x), Forward::eval(), &theirs)?;
-            teacher_bodies = out.taps.into_iter().map(|v| v.value).collect();
         }
-        let out = self.network.forward(&mut tape, &[x], how, &taps)?;
+        let out = self.network.forward(&mut tape, &[Var::constant(images)], how, &taps)?;
         let view = StudentView {
             logits: out.output,
             labels: &Var::constant(batch.labels.clone()),
-            teacher_logits: &batch.teacher_logits,
+            teacher_logits: &lesson.logits,
             bodies: out.taps,
-            teacher_bodies: &teacher_bodies,
+            teacher_bodies: &lesson.bodies,
         };
         let mut terms = Vec::new();
         for term in self.recipe.student_loss.terms() {
@@ -88,4 +108,10 @@ impl StudentStep {
         }
         Ok(losses)
     }
+}
+
+/// The teacher's side of a batch.
+struct Lesson {
+    logits: Tensor,
+    bodies: Vec<Tensor>,
 }
