@@ -49,9 +49,12 @@ registry! {
     random,
     range_search,
     reshape,
+    roll,
+    sample_norm,
     sample_stats,
     shortcut,
     slack_stats_loss,
+    total_variation,
     tune_stats,
     upsample,
 }
