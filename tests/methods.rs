@@ -14,7 +14,9 @@ use std::sync::atomic::AtomicBool;
 /// A few iterations on four images.
 fn short(name: &str, set: &[String]) -> Recipe {
     let mut r = Recipe::load(name).unwrap();
-    for s in ["batch=4", "iters=4", "warmup=2", "eval_every=4"] {
+    // Recipes of stored images alone have no warm-up.
+    let warmup = if r.trains_generator() { "warmup=2" } else { "warmup=0" };
+    for s in ["batch=4", "iters=4", warmup, "eval_every=4"] {
         r.set(s).unwrap();
     }
     if r.images.is_some() {
@@ -78,6 +80,9 @@ fn generator_after(recipe: &Recipe) -> Vec<f32> {
 #[test]
 fn a_generator_term_without_weight_changes_the_generator() {
     for name in Recipe::names() {
+        if !short(name, &[]).trains_generator() {
+            continue;
+        }
         let with = generator_after(&short(name, &[]));
         for term in short(name, &[]).generator_loss.terms() {
             // Alone, a term has nothing to be removed from.
@@ -101,9 +106,13 @@ fn student_after(recipe: &Recipe) -> Vec<f32> {
 fn a_student_term_without_weight_changes_the_student() {
     for name in Recipe::names() {
         let recipe = short(name, &[]);
-        let with = student_after(&recipe);
         let terms = recipe.student_loss.terms();
-        for term in terms.iter().filter(|_| terms.len() > 1) {
+        // Alone, a term has nothing to be removed from.
+        if terms.len() == 1 {
+            continue;
+        }
+        let with = student_after(&recipe);
+        for term in terms {
             let without = student_after(&short(name, &[format!("student_loss.{}.weight=0", term.name())]));
             assert!(with != without, "{name}: {} passes no gradient", term.name());
         }
@@ -124,6 +133,55 @@ fn the_low_pass_filter_reaches_both_networks() {
     let unfiltered = losses(&mut start(&short("gdfq", &[])), &made);
     assert_eq!(losses(&mut filtered, &made), losses(&mut plain, &by_hand));
     assert_ne!(losses(&mut start(&short("gdfq", &["student.low_pass=2".into()])), &made), unfiltered);
+}
+
+/// The stored images, and what was set aside.
+fn images_of(recipe: &Recipe) -> (Vec<f32>, Vec<f32>) {
+    let mut run = start(recipe);
+    let folder = tempfile::tempdir().unwrap();
+    run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+    let aside = run.held_out.iter().flat_map(|(x, _)| x.to_vec::<f32>().unwrap()).collect();
+    (run.pool.unwrap().images.to_vec().unwrap(), aside)
+}
+
+#[test]
+fn an_image_term_without_weight_changes_the_images() {
+    for name in Recipe::names() {
+        let short = |set: &[String]| short(name, &[&["iters=2".to_string()], set].concat());
+        let Some(images) = short(&[]).images.filter(|i| i.count > 0) else { continue };
+        let with = images_of(&short(&[]));
+        for term in images.loss.terms() {
+            let without = images_of(&short(&[format!("images.loss.{}.weight=0", term.name())]));
+            assert!(with != without, "{name}: {} passes no gradient", term.name());
+        }
+        let shifted = images_of(&short(&["images.roll=5".into()]));
+        assert!(images.roll == 5 || with != shifted, "{name}: shifts do nothing");
+    }
+}
+
+/// Without warm-up the criterion's images are stored ones that nobody else sees, and survive a checkpoint.
+#[test]
+fn without_a_generator_stored_images_are_set_aside() {
+    let recipe = short("zeroq", &["images.count=10".into()]);
+    let (pool, aside) = images_of(&recipe);
+    // 10 images are three batches of 4; a quarter of them, one batch, comes on top.
+    assert_eq!((pool.len() / 3072, aside.len() / 3072), (12, 4));
+    assert!(!pool.chunks(3072).any(|x| x == &aside[..3072]));
+    let go = |run: &mut QuantizeRun, folder: &std::path::Path| {
+        let summary = run.run(&[], folder, 3, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+        (run.student.network.params.values().to_vec::<f32>().unwrap(), summary.last.divergence)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let straight = go(&mut start(&recipe), folder.path());
+    let mut resumed = start(&recipe);
+    resumed.resume(folder.path()).unwrap();
+    assert_eq!(resumed.it, 3);
+    assert!(go(&mut resumed, folder.path()) == straight);
+    // No student step at all: the calibrated network is the result.
+    let mut run = start(&short("zeroq", &["iters=0".into()]));
+    let summary = run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+    assert_eq!((summary.last.it, summary.selected.it), (0, 0));
+    assert!(summary.last.divergence.is_finite() && summary.last.agreement > 0.0);
 }
 
 /// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
@@ -179,7 +237,7 @@ fn class_centres_survive_a_checkpoint() {
 
 #[test]
 fn what_a_network_cannot_serve_is_refused_before_training() {
-    let cases: [(&str, &[&str], &str); 7] = [
+    let cases: &[(&str, &[&str], &str)] = &[
         ("gdfq", &["generator_loss.pair.weight=1"], "generator.paired"),
         ("gdfq", &["generator_loss.bn_stats.weight=-1"], "generator_loss.bn_stats.weight"),
         ("gdfq", &["student_loss.kl.temperature=0"], "student_loss.kl.temperature"),
@@ -187,8 +245,17 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ("gdfq", &["generator.paired=true", "batch=3"], "even batch"),
         ("gdfq", &["student.low_pass=-1"], "student.low_pass"),
         ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
+        ("default", &["warmup=0"], "images.from_generator"),
+        ("zeroq", &["images.count=0", "images.share=0"], "iters"),
+        ("zeroq", &["iters=5", "images.share=0.5"], "images.share"),
+        ("zeroq", &["ranges.batches=0"], "ranges.batches"),
+        ("zeroq", &["iters=5", "student_loss.cross_entropy.weight=1"], "student_loss.cross_entropy"),
+        ("zeroq", &["images.patience=0"], "images.patience"),
+        ("zeroq", &["images.min_lr=-1"], "images.min_lr"),
+        ("dsg-ptq", &["images.roll=5000"], "images.roll"),
+        ("dsg-ptq", &["images.loss.l2.weight=-1"], "images.loss.l2.weight"),
     ];
-    for (name, set, expected) in cases {
+    for &(name, set, expected) in cases {
         let mut r = Recipe::load(name).unwrap();
         let outcome = set.iter().try_for_each(|s| r.set(s)).and_then(|()| r.validate());
         let message = outcome.unwrap_err().to_string();

@@ -3,8 +3,8 @@
 
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd,
-    EntropyDifference, FeatureAlignment, GeneratorTerm, Kl, LogitsMse, Needs, Pair, SlackStats, StudentCrossEntropy,
-    StudentTerm,
+    EntropyDifference, FeatureAlignment, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair, SlackStats,
+    StudentCrossEntropy, StudentTerm, TotalVariation,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -34,6 +34,12 @@ pub struct GeneratorLoss {
     pub correlation: Option<Correlation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptability: Option<Adaptability>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_stats: Option<InputStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_variation: Option<TotalVariation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2: Option<L2>,
 }
 
 /// What the student is trained for.
@@ -75,6 +81,9 @@ impl GeneratorLoss {
             pair: Some(Pair::default()),
             correlation: Some(Correlation::default()),
             adaptability: Some(Adaptability::default()),
+            input_stats: Some(InputStats::default()),
+            total_variation: Some(TotalVariation::default()),
+            l2: Some(L2::default()),
         }
     }
 
@@ -91,6 +100,9 @@ impl GeneratorLoss {
             pair,
             correlation,
             adaptability,
+            input_stats,
+            total_variation,
+            l2,
         } = self;
         let list = [
             generator_term(cross_entropy),
@@ -102,6 +114,9 @@ impl GeneratorLoss {
             generator_term(pair),
             generator_term(correlation),
             generator_term(adaptability),
+            generator_term(input_stats),
+            generator_term(total_variation),
+            generator_term(l2),
         ];
         list.into_iter().flatten()
     }

@@ -7,6 +7,6 @@ pub mod terms;
 
 pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};
 pub use recipe::{
-    ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, RangesRecipe, Recipe, SteName, StudentRecipe,
-    StudentSchedule, WeightRanges,
+    ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, RangesRecipe, Recipe, SteName,
+    StudentRecipe, StudentSchedule, WeightRanges,
 };

@@ -30,7 +30,9 @@ pub struct Recipe {
     /// Of the teacher; terms that look at the inputs of batch norms need `eval`.
     #[serde(default)]
     pub teacher_bn: BnMode,
+    #[serde(default)]
     pub generator: GeneratorRecipe,
+    #[serde(default)]
     pub generator_loss: GeneratorLoss,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ImagesRecipe>,
@@ -92,6 +94,13 @@ pub struct ImagesRecipe {
     /// Adam iterations per batch.
     pub iters: u64,
     pub lr: f32,
+    pub schedule: ImagesSchedule,
+    /// Of the plateau schedule: iterations without improvement before the rate falls to a tenth, and where it stops.
+    pub patience: u64,
+    pub min_lr: f32,
+    /// Before every iteration all images of a batch are shifted by up to this many pixels along both axes, in a circle;
+    /// 0 for none. (DSG, released code: 30.)
+    pub roll: usize,
     /// Start from the generator's images instead of normal noise (ours: shortens the optimisation).
     pub from_generator: bool,
     /// Fraction of student batches drawn from them, in 0..=1.
@@ -106,8 +115,30 @@ impl Default for ImagesRecipe {
             bn_stats: Some(BnStats { weight: 1.0 }),
             ..GeneratorLoss::default()
         };
-        Self { count: 256, iters: 60, lr: 0.05, from_generator: true, share: 0.5, loss }
+        Self {
+            count: 256,
+            iters: 60,
+            lr: 0.05,
+            schedule: ImagesSchedule::Cosine,
+            patience: 100,
+            min_lr: 1e-4,
+            roll: 0,
+            from_generator: true,
+            share: 0.5,
+            loss,
+        }
     }
+}
+
+/// The rate of an image's Adam iterations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImagesSchedule {
+    /// Half a cosine from `lr` to 0.
+    Cosine,
+    /// A tenth whenever the loss has not improved for `patience` iterations, not below `min_lr` (ZeroQ, DSG: PyTorch's
+    /// ReduceLROnPlateau).
+    Plateau,
 }
 
 /// Where quantizer ranges come from.
@@ -217,6 +248,8 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("acq-journal", include_str!("../../recipes/acq-journal.toml")),
     ("lrq", include_str!("../../recipes/lrq.toml")),
     ("adadfq", include_str!("../../recipes/adadfq.toml")),
+    ("zeroq", include_str!("../../recipes/zeroq.toml")),
+    ("dsg-ptq", include_str!("../../recipes/dsg-ptq.toml")),
 ];
 
 impl Recipe {
@@ -265,7 +298,6 @@ impl Recipe {
         };
         positive("batch", self.batch >= 2, "must be at least 2 (batch statistics need more than one sample)")?;
         positive("seed", i64::try_from(self.seed).is_ok(), "must be below 2^63 (what TOML can write)")?;
-        positive("iters", self.iters >= 1, "must be at least 1")?;
         positive("warmup", self.warmup <= self.iters, "cannot exceed iters")?;
         positive("eval_every", self.eval_every >= 1, "must be at least 1")?;
         positive("generator.latent", self.generator.latent >= 1, "must be at least 1")?;
@@ -296,6 +328,9 @@ impl Recipe {
                 "asks for stored images, but images.count is 0",
             )?;
             finite("images.lr", images.lr)?;
+            finite("images.min_lr", images.min_lr)?;
+            positive("images.patience", images.patience >= 1, "must be at least 1")?;
+            positive("images.roll", images.roll <= 4096, "must be at most 4096 pixels")?;
             images.loss.check(None).map_err(|e| e.within("images.loss"))?;
             let names: Vec<&str> = images.loss.terms().iter().map(|t| t.name()).collect();
             let live = ["adaptability", "attention_center", "cluster", "pair"];
@@ -315,7 +350,13 @@ impl Recipe {
         )?;
         self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
         self.student_loss.check(None).map_err(|e| e.within("student_loss"))?;
-        positive("generator_loss", !self.generator_loss.terms().is_empty(), "has no term with a weight above 0")?;
+        self.check_untrained_generator()?;
+        let idle = !self.trains_generator();
+        positive(
+            "generator_loss",
+            idle || !self.generator_loss.terms().is_empty(),
+            "has no term with a weight above 0",
+        )?;
         positive("student_loss", !self.student_loss.terms().is_empty(), "has no term with a weight above 0")?;
         positive(
             "ranges.batches",
@@ -337,6 +378,44 @@ impl Recipe {
             finite(key, v)?;
         }
         crate::graph::passes::quantize(&crate::graph::Graph::probe(), self.quantize_spec()).map(|_| ())
+    }
+
+    /// Whether the generator is ever stepped.
+    pub fn trains_generator(&self) -> bool {
+        self.warmup > 0 || (self.generator.every > 0 && self.iters > 0)
+    }
+
+    /// Whether the images of the data-free criterion are stored images set aside: without warm-up the generator's would
+    /// be noise.
+    pub fn sets_images_aside(&self) -> bool {
+        self.warmup == 0 && self.images.as_ref().is_some_and(|i| i.count > 0)
+    }
+
+    /// Refuses what a generator that is not trained (in time) would have to serve.
+    fn check_untrained_generator(&self) -> Result<()> {
+        let refuse = |key: &str, detail: &str| Err(Error::config(key, detail));
+        let aside = self.images.as_ref().filter(|_| self.sets_images_aside());
+        if self.iters == 0 && aside.is_none_or(|i| i.from_generator) {
+            return refuse("iters", "must be at least 1, or stored noise images be all there is (as in recipe zeroq)");
+        }
+        let Some(images) = aside else { return Ok(()) };
+        if images.from_generator {
+            return refuse("images.from_generator", "needs a generator trained before the images are made; set warmup");
+        }
+        if self.trains_generator() || self.iters == 0 {
+            return Ok(());
+        }
+        if images.share < 1.0 {
+            return refuse("images.share", "must be 1: the other batches come from a generator that is never trained");
+        }
+        let on = |weight: Option<f32>| weight.is_some_and(|w| w > 0.0);
+        if on(self.student_loss.cross_entropy.as_ref().map(|t| t.weight))
+            && !on(images.loss.cross_entropy.as_ref().map(|t| t.weight))
+        {
+            let detail = "needs images that belong to their labels; set images.loss.cross_entropy.weight";
+            return refuse("student_loss.cross_entropy", detail);
+        }
+        Ok(())
     }
 
     /// Refuses terms that `teacher` cannot serve, before anything is trained.

@@ -7,7 +7,7 @@ mod schedule;
 mod sgd;
 
 pub use adam::Adam;
-pub use schedule::Schedule;
+pub use schedule::{Plateau, Schedule};
 pub use sgd::Sgd;
 
 use crate::Result;

@@ -60,9 +60,57 @@ impl Schedule {
     }
 }
 
+/// A rate that falls when the loss stands still (PyTorch's ReduceLROnPlateau with its defaults): times 0.1 after more
+/// than `patience` steps without a loss below `best * (1 - 1e-4)`, never below `least`. NaN is no improvement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plateau {
+    rate: f32,
+    least: f32,
+    patience: u64,
+    best: f64,
+    bad: u64,
+}
+
+impl Plateau {
+    pub fn new(rate: f32, patience: u64, least: f32) -> Self {
+        Self { rate, least, patience, best: f64::INFINITY, bad: 0 }
+    }
+
+    /// The rate of the next step.
+    pub fn rate(&self) -> f32 {
+        self.rate
+    }
+
+    /// Tells the loss of a step.
+    pub fn observe(&mut self, loss: f64) {
+        if loss < self.best * (1.0 - 1e-4) {
+            (self.best, self.bad) = (loss, 0);
+            return;
+        }
+        self.bad += 1;
+        if self.bad > self.patience {
+            // A rate that starts below `least` stays.
+            self.rate = (self.rate * 0.1).max(self.least).min(self.rate);
+            self.bad = 0;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plateau_lowers_the_rate_after_patience_and_not_below_the_least() {
+        let mut p = Plateau::new(0.5, 2, 0.01);
+        let mut rates = Vec::new();
+        for loss in [3.0, 2.0, 2.0, 2.0, 1.99999, 1.0, 1.0, 1.0, f64::NAN, 1.0, 1.0, 1.0] {
+            p.observe(loss);
+            rates.push(p.rate());
+        }
+        let expected = [0.5, 0.5, 0.5, 0.5, 0.05, 0.05, 0.05, 0.05, 0.01, 0.01, 0.01, 0.01];
+        assert!(rates.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{rates:?}");
+    }
 
     #[test]
     fn factors() {

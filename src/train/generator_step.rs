@@ -25,6 +25,7 @@ pub(super) enum Draw {
     Centers = 4,
     Crops = 5,
     Coin = 6,
+    Roll = 7,
 }
 
 /// Stream number of a draw in iteration `it`.

@@ -8,9 +8,9 @@ use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::graph::{Forward, Network, Taps};
 use crate::methods::terms::{Conditions, Memory};
-use crate::methods::{ImagesRecipe, Recipe};
-use crate::ops::{embedding::embedding, random};
-use crate::optim::{Adam, Schedule};
+use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
+use crate::ops::{embedding::embedding, random, roll::roll};
+use crate::optim::{Adam, Plateau, Schedule};
 use crate::tensor::{DType, Tensor};
 
 /// Iteration numbers of the pool's own draws start here, away from the loop's.
@@ -25,25 +25,25 @@ pub struct ImagePool {
 }
 
 impl ImagePool {
-    /// Optimises `r.count` images in batches; `progress(done, of, loss)` after each batch.
+    /// Optimises `count` images (rounded up to whole batches); `progress(done, of, loss)` after each batch.
     pub fn make(
         device: &Device,
         teacher: &mut Network,
         generator: &mut GeneratorStep,
         recipe: &Recipe,
         r: &ImagesRecipe,
+        count: usize,
         mut progress: impl FnMut(usize, usize, f32) -> Result<()>,
     ) -> Result<Self> {
         let n = recipe.batch;
-        let batches = r.count.div_ceil(n);
+        let batches = count.div_ceil(n);
         let classes = teacher.graph.classes;
         let shape = [32, 32, 3];
         let row = shape.iter().product::<usize>();
         let images = Tensor::empty(device, [batches * n, row], DType::F32)?;
         let labels = Tensor::empty(device, [batches * n], DType::I32)?;
         let logits = Tensor::empty(device, [batches * n, classes], DType::F32)?;
-        // To zero: the last iterations settle the statistics.
-        let schedule = Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 };
+        let mut memory = Memory::default();
         for b in 0..batches {
             let it = DRAW_BASE + b as u64;
             let (start, y) = if r.from_generator {
@@ -54,21 +54,24 @@ impl ImagePool {
                 (noise, random::labels(device, n, classes, recipe.seed, stream(it, Draw::Labels))?)
             };
             let conditions = Conditions { labels: Var::constant(y.clone()), noise: None, centers: None };
-            let mut memory = Memory::default();
             let mut x = start;
             let mut adam = Adam::new(&x, 0.9, 0.999, 1e-8)?;
             let mut grad = Tensor::zeros(device, x.shape(), DType::F32)?;
+            let mut rate = Rate::new(r);
             let mut last = f32::NAN;
             for k in 0..r.iters {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
+                let seen = if r.roll > 0 { roll(&mut tape, &leaf, jitter(r.roll, recipe.seed, it, k)?)? } else { leaf };
                 let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it };
-                let total = teacher_loss(&mut tape, teacher, &r.loss, &leaf, &conditions, rest)?.0;
-                if k + 1 == r.iters {
+                let total = teacher_loss(&mut tape, teacher, &r.loss, &seen, &conditions, rest)?.0;
+                // Reading the loss waits for the device.
+                if k + 1 == r.iters || rate.listens() {
                     last = total.loss.value.item()? as f32;
                 }
                 tape.backward(&total.loss)?;
-                adam.step(&mut x, &grad, r.lr * schedule.factor(k))?;
+                adam.step(&mut x, &grad, rate.of(k))?;
+                rate.observe(last);
             }
             grad.fill_zero()?;
             images.view(b * n * row, [n, row])?.copy_from(&x.reshape([n, row])?)?;
@@ -77,6 +80,23 @@ impl ImagePool {
             progress(b + 1, batches, last)?;
         }
         Ok(Self { images, labels, teacher_logits: logits, shape })
+    }
+
+    /// Takes the last `batches` batches of `n` images out of the pool: images `[n h w c]` and the teacher's logits.
+    pub fn set_aside(&mut self, batches: usize, n: usize) -> Result<Vec<(Tensor, Tensor)>> {
+        let all = self.labels.len();
+        crate::ensure_op!(batches * n < all, "images", "{batches} batches of {n} cannot be set aside of {all} images");
+        let [h, w, c] = self.shape;
+        let (left, row, classes) = (all - batches * n, h * w * c, self.teacher_logits.dim(1));
+        let batch = |b: usize| {
+            let at = left + b * n;
+            Ok((self.images.view(at * row, [n, h, w, c])?, self.teacher_logits.view(at * classes, [n, classes])?))
+        };
+        let aside = (0..batches).map(batch).collect::<Result<_>>()?;
+        self.images = self.images.view(0, [left, row])?;
+        self.labels = self.labels.view(0, [left])?;
+        self.teacher_logits = self.teacher_logits.view(0, [left, classes])?;
+        Ok(aside)
     }
 
     /// A pool from stored tensors (resume).
@@ -106,6 +126,43 @@ impl ImagePool {
         let batches = (self.labels.len() / n).max(1);
         self.images.view((b % batches) * n * row, [n, h, w, c])
     }
+}
+
+/// The learning rate of a batch's iterations.
+enum Rate {
+    /// To zero: the last iterations settle the statistics.
+    Cosine(f32, Schedule),
+    Plateau(Plateau),
+}
+
+impl Rate {
+    fn new(r: &ImagesRecipe) -> Self {
+        match r.schedule {
+            ImagesSchedule::Cosine => Self::Cosine(r.lr, Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 }),
+            ImagesSchedule::Plateau => Self::Plateau(Plateau::new(r.lr, r.patience, r.min_lr)),
+        }
+    }
+    fn listens(&self) -> bool {
+        matches!(self, Self::Plateau(_))
+    }
+    fn of(&self, k: u64) -> f32 {
+        match self {
+            Self::Cosine(lr, schedule) => lr * schedule.factor(k),
+            Self::Plateau(p) => p.rate(),
+        }
+    }
+    fn observe(&mut self, loss: f32) {
+        if let Self::Plateau(p) = self {
+            p.observe(loss.into());
+        }
+    }
+}
+
+/// The shift of iteration `k` of batch `it`: both axes uniform in `-reach..reach`.
+fn jitter(reach: usize, seed: u64, it: u64, k: u64) -> Result<[i64; 2]> {
+    let both = random::labels(&Device::cpu(), 2, 2 * reach, seed, stream((it << 20) + k, Draw::Roll))?;
+    let both = both.to_vec::<i32>()?;
+    Ok([0, 1].map(|i| i64::from(both[i]) - reach as i64))
 }
 
 /// The float network's logits.

@@ -73,9 +73,10 @@ pub struct QuantizeRun {
     pub(super) progress: Progress,
     /// Parameters and ranges of the selected student.
     pub(super) selected: Option<(Tensor, Tensor)>,
-    /// Synthetic images that nobody trains on, and the teacher's logits: made once after warm-up, so that all
-    /// evaluations of a run are compared on the same images although the generator moves on.
-    pub(super) held_out: Vec<(Tensor, Tensor)>,
+    /// Synthetic images that nobody trains on, and the teacher's logits: made once after warm-up (the generator's, or
+    /// stored images set aside), so that all evaluations of a run are compared on the same images although the generator
+    /// moves on.
+    pub held_out: Vec<(Tensor, Tensor)>,
 }
 
 /// The part of the state that is plain data.
@@ -195,12 +196,20 @@ impl QuantizeRun {
             let device = self.teacher.device();
             let tell = |done, of, loss| report(Event::Images { done, of, loss });
             let (teacher, generator) = (&mut self.teacher, &mut self.generator);
-            self.pool = Some(ImagePool::make(&device, teacher, generator, &self.recipe, images, tell)?);
+            let n = self.recipe.batch;
+            let aside =
+                if self.recipe.sets_images_aside() { (images.count / 4).clamp(1, HELD_OUT).div_ceil(n) } else { 0 };
+            let count = images.count.div_ceil(n) * n + aside * n;
+            let mut pool = ImagePool::make(&device, teacher, generator, &self.recipe, images, count, tell)?;
+            self.held_out = pool.set_aside(aside, n)?;
+            self.pool = Some(pool);
         }
-        for b in 0..HELD_OUT.div_ceil(self.recipe.batch) as u64 {
-            let (x, _) = self.generator.sample(self.recipe.batch, HELD_OUT_BASE + b, true)?;
-            let t = infer(&mut self.teacher, &x)?;
-            self.held_out.push((x, t));
+        if self.held_out.is_empty() {
+            for b in 0..HELD_OUT.div_ceil(self.recipe.batch) as u64 {
+                let (x, _) = self.generator.sample(self.recipe.batch, HELD_OUT_BASE + b, true)?;
+                let t = infer(&mut self.teacher, &x)?;
+                self.held_out.push((x, t));
+            }
         }
         if self.recipe.ranges.batches > 0 {
             calibrate(&mut self.student, &mut self.generator, self.pool.as_ref(), &self.recipe)?;
@@ -300,8 +309,11 @@ impl QuantizeRun {
         checkpoint::load(self, folder)
     }
 
-    /// Current synthetic samples, for pictures.
+    /// Current synthetic samples, for pictures: stored images where the generator is not trained.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
+        if let (Some(pool), false) = (&self.pool, self.recipe.trains_generator()) {
+            return pool.in_order(0, n.clamp(1, pool.labels.len()));
+        }
         Ok(self.generator.sample(n.max(2), HELD_OUT_BASE - 1, true)?.0)
     }
 

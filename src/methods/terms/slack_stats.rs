@@ -26,7 +26,20 @@ pub struct SlackStats {
     pub percentile: f32,
     /// Layer-wise sample enhancement: statistics per sample, and sample `b` counts layer `b mod L` twice.
     pub enhance: bool,
+    /// Statistics of every sample, also without enhancement (ZeroQ).
+    pub per_sample: bool,
     pub form: SlackFormName,
+    /// How channels and layers are combined; `form = "released"` always sums channels.
+    pub reduction: SlackReductionName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlackReductionName {
+    /// Means over channels and layers.
+    Mean,
+    /// Sums over both (ZeroQ; DSG's released PTQ code).
+    Sum,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,14 +54,25 @@ pub enum SlackFormName {
 
 impl Default for SlackStats {
     fn default() -> Self {
-        Self { weight: 0.1, percentile: 0.9, enhance: true, form: SlackFormName::Hinge }
+        Self {
+            weight: 0.1,
+            percentile: 0.9,
+            enhance: true,
+            per_sample: false,
+            form: SlackFormName::Hinge,
+            reduction: SlackReductionName::Mean,
+        }
     }
 }
 
 impl SlackStats {
+    fn per_sample(&self) -> bool {
+        (self.enhance || self.per_sample) && self.form == SlackFormName::Hinge
+    }
+
     /// Statistics of all batch-norm inputs: per sample `[n c]` or of the batch `[c]`.
     fn stats(&self, tape: &mut Tape, inputs: &[Var]) -> Result<Vec<(Var, Var)>> {
-        let per_sample = self.enhance && self.form == SlackFormName::Hinge;
+        let per_sample = self.per_sample();
         inputs.iter().map(|x| if per_sample { sample_stats(tape, x) } else { channel_stats(tape, x) }).collect()
     }
 
@@ -109,19 +133,24 @@ impl GeneratorTerm for SlackStats {
         let mut terms = Vec::with_capacity(layers);
         for (l, ((mean, var), (target_mean, target_var))) in stats.iter().zip(&targets).enumerate() {
             let mut spec = SlackSpec { mean: margins[l].0, spread: margins[l].1, ..SlackSpec::default() };
+            if self.reduction == SlackReductionName::Sum {
+                spec.reduction = ChannelReduction::Sum;
+            }
             terms.push(if self.form == SlackFormName::Released {
                 spec.reduction = ChannelReduction::Sum;
                 spec.form = SlackForm::Released { doubled: Some(l) };
                 slack_stats_loss(tape, mean, var, target_mean, target_var, spec)?
-            } else if self.enhance {
-                let weights = sample_weights(&mean.value.device(), mean.shape()[0], l, layers)?;
-                slack_sample_stats_loss(tape, mean, var, target_mean, target_var, Some(&weights), spec)?
+            } else if self.per_sample() {
+                let device = mean.value.device();
+                let weights =
+                    if self.enhance { Some(sample_weights(&device, mean.shape()[0], l, layers)?) } else { None };
+                slack_sample_stats_loss(tape, mean, var, target_mean, target_var, weights.as_ref(), spec)?
             } else {
                 slack_stats_loss(tape, mean, var, target_mean, target_var, spec)?
             });
         }
         view.memory.margins = Some(margins);
-        let share = 1.0 / layers as f32;
+        let share = if self.reduction == SlackReductionName::Sum { 1.0 } else { 1.0 / layers as f32 };
         let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (share, t)).collect();
         weighted_sum(tape, &weighted)
     }
