@@ -9,7 +9,7 @@ use crate::report::png::save_grid;
 use crate::report::table::Table;
 use crate::tensor::io::replace_file;
 use crate::train::log::{MetricsLog, write_json};
-use crate::train::{Accuracy, Event, QuantizeRun, Summary, Tally, TestSet};
+use crate::train::{Accuracy, Diagnosis, Event, QuantizeRun, Summary, Tally, TestSet};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,9 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     display.bar.finish_and_clear();
     save_grid(folder.join("samples.png"), &run.samples(64)?, &Normalization::CIFAR)?;
     display.plot(&folder)?;
-    let document = document(&summary, &sets, &config, start.elapsed().as_secs_f64(), device, why);
+    let synthetic = run.diagnose()?;
+    let mut document = document(&summary, &sets, &config, start.elapsed().as_secs_f64(), device, why);
+    document["synthetic"] = synthetic.iter().map(|(name, d)| (name.to_string(), json!(d))).collect();
     let selected = run.into_selected()?;
     let mut file = selected.to_checkpoint()?;
     let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
@@ -114,6 +116,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&document).expect("plain data"));
     } else {
         print_table(&summary, &sets);
+        print_synthetic(&synthetic);
         let (seconds, rss) = (start.elapsed().as_secs_f64(), super::peak_rss_mib());
         println!("{seconds:.0} s, peak memory {rss:.0} MiB, device {} ({why})", device.name());
         println!("run folder {}", folder.display());
@@ -310,4 +313,29 @@ fn print_table(s: &Summary, sets: &[TestSet]) {
     println!("{table}");
     println!("selected: step {} by smallest divergence from the teacher on synthetic images", s.selected.it);
     println!("* chosen on the test set, as papers report it; for comparison only");
+}
+
+fn print_synthetic(found: &[(&str, Diagnosis)]) {
+    let mut table = Table::new([
+        "synthetic images",
+        "label agreement",
+        "BN distance",
+        "correlation",
+        "centre spread",
+        "attention eval/batch",
+        "class separation",
+    ]);
+    for (name, d) in found {
+        let cell = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.3}"));
+        table.row([
+            (*name).to_string(),
+            format!("{:.1} %", 100.0 * d.label_agreement),
+            format!("{:.3}", d.bn_distance),
+            format!("{:.3}", d.correlation),
+            cell(d.center_spread),
+            cell(d.attention_similarity),
+            cell(d.separation),
+        ]);
+    }
+    println!("{table}");
 }

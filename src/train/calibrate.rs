@@ -35,7 +35,7 @@ pub(super) fn calibrate(
     student.network.reset_range_tracking()?;
     for b in 0..recipe.ranges.batches {
         let images = match pool {
-            Some(p) => p.in_order(b as usize, recipe.batch)?,
+            Some(p) => p.in_order(b as usize, recipe.batch)?.0,
             None => generator.sample(recipe.batch, DRAW_BASE + b, false)?.0,
         };
         student.observe(&images, tracking(recipe))?;

@@ -119,12 +119,11 @@ impl ImagePool {
         Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: logits })
     }
 
-    /// Stored batch `b` of size `n` in order (calibration).
-    pub fn in_order(&self, b: usize, n: usize) -> Result<Tensor> {
+    /// Stored batch `b` of size `n` in order, and its labels.
+    pub fn in_order(&self, b: usize, n: usize) -> Result<(Tensor, Tensor)> {
         let [h, w, c] = self.shape;
-        let row = h * w * c;
-        let batches = (self.labels.len() / n).max(1);
-        self.images.view((b % batches) * n * row, [n, h, w, c])
+        let first = b % (self.labels.len() / n).max(1) * n;
+        Ok((self.images.view(first * h * w * c, [n, h, w, c])?, self.labels.view(first, [n])?))
     }
 }
 

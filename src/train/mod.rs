@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod diagnosis;
 mod evaluate;
 mod generator_step;
 mod images;
@@ -11,6 +12,7 @@ mod student_step;
 mod supervised;
 mod synthetic;
 
+pub use diagnosis::{Diagnosis, diagnose};
 pub use evaluate::{Accuracy, evaluate};
 pub use generator_step::GeneratorStep;
 pub use images::ImagePool;

@@ -2,6 +2,7 @@
 
 use super::calibrate::{calibrate, set_weight_ranges, tracking};
 use super::checkpoint;
+use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
 use super::images::{ImagePool, infer};
@@ -93,6 +94,9 @@ pub(super) struct Progress {
 const HELD_OUT: usize = 512;
 /// Their draws, away from the loop's.
 const HELD_OUT_BASE: u64 = 1 << 42;
+/// Images of a diagnosis, and their draws.
+const DIAGNOSED: usize = 512;
+const DIAGNOSED_BASE: u64 = 1 << 43;
 
 impl QuantizeRun {
     /// A run at its start. The teacher is frozen from here on.
@@ -315,6 +319,22 @@ impl QuantizeRun {
             return pool.in_order(0, n.clamp(1, pool.labels.len()));
         }
         Ok(self.generator.sample(n.max(2), HELD_OUT_BASE - 1, true)?.0)
+    }
+
+    /// What the images are like that the student was fed at the end: `generator` (as it stands) and `stored`.
+    pub fn diagnose(&mut self) -> Result<Vec<(&'static str, Diagnosis)>> {
+        let n = self.recipe.batch;
+        let batches = DIAGNOSED.div_ceil(n);
+        let mut found = Vec::new();
+        let fresh = (0..batches as u64)
+            .map(|b| self.generator.sample(n, DIAGNOSED_BASE + b, true))
+            .collect::<Result<Vec<_>>>()?;
+        found.push(("generator", diagnose(&mut self.teacher, &fresh)?));
+        if let Some(pool) = &self.pool {
+            let stored = (0..batches).map(|b| pool.in_order(b, n)).collect::<Result<Vec<_>>>()?;
+            found.push(("stored", diagnose(&mut self.teacher, &stored)?));
+        }
+        Ok(found)
     }
 
     /// One generator and student step with a wait after each: seconds of both (benches). The first call sets the ranges.
