@@ -306,7 +306,7 @@ impl Recipe {
         let center = self.generator_loss.attention_center.as_ref().is_some_and(|t| t.weight > 0.0);
         positive(
             "generator_loss.attention_center",
-            !center || g.condition == Condition::LabelCenter,
+            !center || g.condition.has_center(),
             "matches centres that the generator must know; set generator.condition=label_center",
         )?;
         positive("generator.augment", (0.0..=1.0).contains(&g.augment), "must lie in 0..=1")?;

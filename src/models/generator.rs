@@ -14,10 +14,20 @@ use crate::ops::conv2d::Conv2dParams;
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     Label,
-    /// Also where in the image the teacher's attention shall be centred: input `[n, 2]`, row and column in 0..1. ACQ (Li
-    /// et al., arXiv 2301.07266) names the condition; that it enters as `embedding(y) * z + linear(centre)` is
-    /// RECONSTRUCTED.
+    /// Also where in the image the teacher's attention shall be centred: input `[n, 2]`, row and column. ACQ (Li et al.,
+    /// arXiv 2301.07266) names the condition; that it enters as `embedding(y) * z + linear(centre)` is RECONSTRUCTED. The
+    /// centre is standardised to zero mean and unit variance and the linear layer has no bias: what is the same for all
+    /// samples would give the generator a way around its noise.
     LabelCenter,
+    /// The same with the centre in 0..1 and a bias; samples came out almost alike (docs/methods.md).
+    LabelCenterRaw,
+}
+
+impl Condition {
+    /// Whether a centre is among the inputs.
+    pub fn has_center(self) -> bool {
+        self != Self::Label
+    }
 }
 
 /// The generator's trunk.
@@ -32,7 +42,7 @@ pub enum GeneratorArch {
     LargeKernel,
 }
 
-/// Inputs: noise `[n, latent]`, labels `[n]`, with [`Condition::LabelCenter`] also centres `[n, 2]`. Output: images
+/// Inputs: noise `[n, latent]`, labels `[n]`, with a centre among the conditions also `[n, 2]`. Output: images
 /// `[n, 32, 32, 3]` in normalised units.
 pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condition) -> Graph {
     let mut g = Graph::new("generator-c32", classes);
@@ -41,12 +51,13 @@ pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condit
     let table = g.param("embedding.weight", &[classes, latent], Init::Normal { std: 1.0 });
     let e = g.push("embedding", NodeKind::Embedding { table }, &[labels]);
     let mut x = g.push("condition", NodeKind::Mul, &[e, z]);
-    if condition == Condition::LabelCenter {
+    if condition.has_center() {
         let centers = g.input("centers", InputKind::Real(vec![2]));
         let bound = 1.0 / 2f32.sqrt();
         let weight = g.param("center.weight", &[latent, 2], Init::Uniform { bound });
-        let bias = g.param("center.bias", &[latent], Init::Uniform { bound });
-        let c = g.push("center", NodeKind::Linear { weight, bias: Some(bias), quant: None }, &[centers]);
+        let raw = condition == Condition::LabelCenterRaw;
+        let bias = raw.then(|| g.param("center.bias", &[latent], Init::Uniform { bound }));
+        let c = g.push("center", NodeKind::Linear { weight, bias, quant: None }, &[centers]);
         x = g.push("condition.center", NodeKind::Add, &[x, c]);
     }
     let bound = 1.0 / (latent as f32).sqrt();

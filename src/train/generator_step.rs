@@ -61,19 +61,25 @@ impl GeneratorStep {
         let z = random::normal(&device, [n, self.recipe.latent], self.seed, stream(it, noise))?;
         let distinct = if self.recipe.paired { n.div_ceil(2) } else { n };
         let y = random::labels(&device, distinct, self.classes, self.seed, stream(it, labels))?;
-        let centers = if self.recipe.condition == Condition::LabelCenter {
-            let (low, high) = (self.recipe.center_low, self.recipe.center_high);
+        // The same uniform draw in two units: where attention shall be, and standardised.
+        let uniform = |low: f32, high: f32| -> Result<Var> {
             let c = random::uniform_in(&device, [distinct, 2], low, high, self.seed, stream(it, Draw::Centers))?;
-            Some(Var::constant(cycle(c, n)?))
-        } else {
-            None
+            Ok(Var::constant(cycle(c, n)?))
         };
-        Ok(Conditions { labels: Var::constant(cycle(y, n)?), noise: Some(z), centers })
+        let (mut centers, mut center_input) = (None, None);
+        if self.recipe.condition.has_center() {
+            centers = Some(uniform(self.recipe.center_low, self.recipe.center_high)?);
+            center_input = match self.recipe.condition {
+                Condition::LabelCenterRaw => centers.clone(),
+                _ => Some(uniform(-(3f32.sqrt()), 3f32.sqrt())?),
+            };
+        }
+        Ok(Conditions { labels: Var::constant(cycle(y, n)?), noise: Some(z), centers, center_input })
     }
 
     fn images(&mut self, tape: &mut Tape, c: &Conditions) -> Result<Var> {
         let z = Var::constant(c.noise.clone().expect("the generator's conditions hold noise"));
-        let inputs: Vec<Var> = [z, c.labels.clone()].into_iter().chain(c.centers.clone()).collect();
+        let inputs: Vec<Var> = [z, c.labels.clone()].into_iter().chain(c.center_input.clone()).collect();
         Ok(self.network.forward(tape, &inputs, Forward::batch(), &Taps::default())?.output)
     }
 

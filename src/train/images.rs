@@ -53,7 +53,8 @@ impl ImagePool {
                     random::normal(device, [n, shape[0], shape[1], shape[2]], recipe.seed, stream(it, Draw::Noise))?;
                 (noise, random::labels(device, n, classes, recipe.seed, stream(it, Draw::Labels))?)
             };
-            let conditions = Conditions { labels: Var::constant(y.clone()), noise: None, centers: None };
+            let conditions =
+                Conditions { labels: Var::constant(y.clone()), noise: None, centers: None, center_input: None };
             let mut x = start;
             let mut adam = Adam::new(&x, 0.9, 0.999, 1e-8)?;
             let mut grad = Tensor::zeros(device, x.shape(), DType::F32)?;

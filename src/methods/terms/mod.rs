@@ -72,8 +72,10 @@ pub struct Conditions {
     pub labels: Var,
     /// `[n latent]`; stored images have none.
     pub noise: Option<Tensor>,
-    /// Attention centres asked for, `[n 2]`, constant.
+    /// Attention centres asked for, `[n 2]`, row and column in units of height and width, constant.
     pub centers: Option<Var>,
+    /// The same as the generator is told them.
+    pub center_input: Option<Var>,
 }
 
 /// One batch of synthetic images as the teacher sees it, on the tape that leads back to the generator.
