@@ -208,7 +208,7 @@ mod devices {
                 Ok(())
             };
             let made = ImagePool::make(device, &mut run.teacher, &mut run.generator, recipe, images, tell).unwrap();
-            let first = made.in_order(0, n).unwrap();
+            let first = made.in_order(0, n).unwrap().0;
             run.student.observe(&first, RangeMode::TrackSearch(EmaForm::Textbook)).unwrap();
             pool = Some(made);
         }

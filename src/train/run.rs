@@ -316,7 +316,7 @@ impl QuantizeRun {
     /// Current synthetic samples, for pictures: stored images where the generator is not trained.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
         if let (Some(pool), false) = (&self.pool, self.recipe.trains_generator()) {
-            return pool.in_order(0, n.clamp(1, pool.labels.len()));
+            return Ok(pool.in_order(0, n.clamp(1, pool.labels.len()))?.0);
         }
         Ok(self.generator.sample(n.max(2), HELD_OUT_BASE - 1, true)?.0)
     }
@@ -326,10 +326,12 @@ impl QuantizeRun {
         let n = self.recipe.batch;
         let batches = DIAGNOSED.div_ceil(n);
         let mut found = Vec::new();
-        let fresh = (0..batches as u64)
-            .map(|b| self.generator.sample(n, DIAGNOSED_BASE + b, true))
-            .collect::<Result<Vec<_>>>()?;
-        found.push(("generator", diagnose(&mut self.teacher, &fresh)?));
+        if self.recipe.trains_generator() {
+            let draws = 0..batches as u64;
+            let fresh =
+                draws.map(|b| self.generator.sample(n, DIAGNOSED_BASE + b, true)).collect::<Result<Vec<_>>>()?;
+            found.push(("generator", diagnose(&mut self.teacher, &fresh)?));
+        }
         if let Some(pool) = &self.pool {
             let stored = (0..batches).map(|b| pool.in_order(b, n)).collect::<Result<Vec<_>>>()?;
             found.push(("stored", diagnose(&mut self.teacher, &stored)?));
