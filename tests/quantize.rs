@@ -207,7 +207,9 @@ mod devices {
                 list.push(("images".into(), vec![loss]));
                 Ok(())
             };
-            let made = ImagePool::make(device, &mut run.teacher, &mut run.generator, recipe, images, tell).unwrap();
+            let made =
+                ImagePool::make(device, &mut run.teacher, &mut run.generator, recipe, images, images.count, tell)
+                    .unwrap();
             let first = made.in_order(0, n).unwrap().0;
             run.student.observe(&first, RangeMode::TrackSearch(EmaForm::Textbook)).unwrap();
             pool = Some(made);
