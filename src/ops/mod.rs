@@ -56,5 +56,6 @@ registry! {
     slack_stats_loss,
     total_variation,
     tune_stats,
+    unit_range,
     upsample,
 }
