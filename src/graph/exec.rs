@@ -12,7 +12,7 @@ use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use crate::ops::observe::{self, EmaForm};
 use crate::ops::tune_stats::tune_stats;
 use crate::ops::{elementwise, embedding, linear, pool, range_search, reshape, shortcut};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// Batch normalisation's mode.
@@ -270,6 +270,18 @@ impl Network {
     /// A stored tensor on the tape.
     fn var(&self, store: &super::ParamStore, tape: &mut Tape, name: &str, how: Forward) -> Result<Var> {
         if how.constant { Ok(Var::constant(store.get(name)?)) } else { store.var(tape, name) }
+    }
+
+    /// The value of the linear layer's weight `name` as a pass of kind `how` uses it, [classes c]: fake-quantized where it
+    /// has a quantizer.
+    pub fn linear_weight(&self, name: &str, how: Forward) -> Result<Tensor> {
+        let quant = self.graph.nodes.iter().find_map(|n| match &n.kind {
+            NodeKind::Linear { weight, quant, .. } if weight == name => Some(*quant),
+            _ => None,
+        });
+        let quant = quant.ok_or_else(|| Error::network(&self.graph.name, format!("no linear layer has '{name}'")))?;
+        let mut tape = Tape::inference(&self.device());
+        Ok(self.weight(&mut tape, name, quant, how)?.value)
     }
 
     /// A weight as the network uses it: fake-quantized per output channel if the node says so.

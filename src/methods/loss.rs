@@ -2,7 +2,7 @@
 //! not computed.
 
 use super::terms::{
-    Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cluster, Correlation, CrossEntropy, Dkd,
+    Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
     EntropyDifference, FeatureAlignment, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair, SlackStats,
     StudentCrossEntropy, StudentTerm, TotalVariation,
 };
@@ -58,6 +58,8 @@ pub struct StudentLoss {
     pub dkd: Option<Dkd>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy_difference: Option<EntropyDifference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cam: Option<Cam>,
 }
 
 fn generator_term<T: GeneratorTerm>(t: &Option<T>) -> Option<&dyn GeneratorTerm> {
@@ -147,11 +149,12 @@ impl StudentLoss {
             feature_alignment: Some(FeatureAlignment::default()),
             dkd: Some(Dkd::default()),
             entropy_difference: Some(EntropyDifference::default()),
+            cam: Some(Cam::default()),
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &dyn StudentTerm> {
-        let Self { cross_entropy, kl, logits_mse, feature_alignment, dkd, entropy_difference } = self;
+        let Self { cross_entropy, kl, logits_mse, feature_alignment, dkd, entropy_difference, cam } = self;
         let list = [
             student_term(cross_entropy),
             student_term(kl),
@@ -159,6 +162,7 @@ impl StudentLoss {
             student_term(feature_alignment),
             student_term(dkd),
             student_term(entropy_difference),
+            student_term(cam),
         ];
         list.into_iter().flatten()
     }
@@ -171,6 +175,11 @@ impl StudentLoss {
     /// Whether a term compares residual bodies.
     pub fn needs_bodies(&self) -> bool {
         self.terms().iter().any(|t| t.needs_bodies())
+    }
+
+    /// Whether a term compares the networks' last feature maps.
+    pub fn needs_head(&self) -> bool {
+        self.terms().iter().any(|t| t.needs_head())
     }
 
     /// As [`GeneratorLoss::check`].

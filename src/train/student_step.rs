@@ -3,8 +3,8 @@
 use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::graph::{Forward, Network, RangeMode, Taps};
-use crate::methods::terms::StudentView;
+use crate::graph::{Forward, Graph, Network, RangeMode, Taps};
+use crate::methods::terms::{Heads, StudentView};
 use crate::methods::{Losses, Recipe, SteName, Total, WeightRanges};
 use crate::ops::fake_quant::Ste;
 use crate::ops::low_pass::low_pass;
@@ -57,19 +57,31 @@ impl StudentStep {
         Ok(low_pass(&mut tape, &Var::constant(images.clone()), self.recipe.student.low_pass)?.value)
     }
 
+    /// What the loss looks at besides the logits: residual bodies, then the last feature map.
+    fn taps(&self, graph: &Graph) -> Result<Taps> {
+        let loss = &self.recipe.student_loss;
+        let mut nodes = if loss.needs_bodies() { graph.residual_bodies() } else { Vec::new() };
+        if loss.needs_head() {
+            nodes.push(graph.head("the student's loss")?.map);
+        }
+        Ok(Taps { bn_stats: false, nodes })
+    }
+
     /// The teacher's pass over `images`, unless its `logits` are known and nothing else of it is wanted.
     fn lesson(&self, teacher: &mut Network, images: &Tensor, logits: Option<&Tensor>) -> Result<Lesson> {
-        let mut taps = Taps::default();
-        if self.recipe.student_loss.needs_bodies() {
-            taps.nodes = teacher.graph.residual_bodies();
-        }
+        let taps = self.taps(&teacher.graph)?;
         if let (Some(logits), true) = (logits, taps.nodes.is_empty()) {
-            return Ok(Lesson { logits: logits.clone(), bodies: Vec::new() });
+            return Ok(Lesson { logits: logits.clone(), bodies: Vec::new(), head: None });
         }
         let mut tape = Tape::inference(&self.network.device());
         let out = teacher.forward(&mut tape, &[Var::constant(images.clone())], Forward::eval(), &taps)?;
-        let logits = logits.cloned().unwrap_or(out.output.value);
-        Ok(Lesson { logits, bodies: out.taps.into_iter().map(|v| v.value).collect() })
+        let mut bodies: Vec<Tensor> = out.taps.into_iter().map(|v| v.value).collect();
+        let mut head = None;
+        if self.recipe.student_loss.needs_head() {
+            let weight = teacher.graph.head("the student's loss")?.weight;
+            head = bodies.pop().zip(Some(teacher.linear_weight(&weight, Forward::eval())?));
+        }
+        Ok(Lesson { logits: logits.cloned().unwrap_or(out.output.value), bodies, head })
     }
 
     /// One step on a batch.
@@ -80,17 +92,23 @@ impl StudentStep {
         let lesson = self.lesson(teacher, &images, logits)?;
         let mut tape = Tape::new(&self.network.device());
         let how = self.forward_mode(RangeMode::Frozen);
-        let mut taps = Taps::default();
-        if self.recipe.student_loss.needs_bodies() {
-            taps.nodes = self.network.graph.residual_bodies();
-        }
+        let taps = self.taps(&self.network.graph)?;
         let out = self.network.forward(&mut tape, &[Var::constant(images)], how, &taps)?;
+        let mut bodies = out.taps;
+        let mut heads = None;
+        if let Some((teacher_map, teacher_weight)) = &lesson.head {
+            let weight = self.network.graph.head("the student's loss")?.weight;
+            let weight = self.network.linear_weight(&weight, how)?;
+            let map = bodies.pop().expect("tapped last");
+            heads = Some(Heads { map, weight, teacher_map, teacher_weight: teacher_weight.clone() });
+        }
         let view = StudentView {
             logits: out.output,
             labels: &Var::constant(batch.labels.clone()),
             teacher_logits: &lesson.logits,
-            bodies: out.taps,
+            bodies,
             teacher_bodies: &lesson.bodies,
+            heads,
         };
         let mut terms = Vec::new();
         for term in self.recipe.student_loss.terms() {
@@ -114,4 +132,6 @@ impl StudentStep {
 struct Lesson {
     logits: Tensor,
     bodies: Vec<Tensor>,
+    /// Last feature map and the linear layer's weight.
+    head: Option<(Tensor, Tensor)>,
 }

@@ -4,6 +4,7 @@ mod adaptability;
 mod attention_center;
 mod attention_consistency;
 mod bn_stats;
+mod cam;
 mod cluster;
 mod correlation;
 mod cross_entropy;
@@ -20,6 +21,7 @@ pub use adaptability::{Adaptability, EntropyDifference};
 pub use attention_center::AttentionCenter;
 pub use attention_consistency::AttentionConsistency;
 pub use bn_stats::BnStats;
+pub use cam::{Cam, CamClass};
 pub use cluster::Cluster;
 pub use correlation::Correlation;
 pub use cross_entropy::{CrossEntropy, StudentCrossEntropy};
@@ -134,6 +136,18 @@ pub struct StudentView<'a> {
     /// Outputs of the residual bodies `[n h w c]`, if a term needs them; the teacher's in the same order.
     pub bodies: Vec<Var>,
     pub teacher_bodies: &'a [Tensor],
+    /// If a term needs them.
+    pub heads: Option<Heads<'a>>,
+}
+
+/// The ends of student and teacher.
+pub struct Heads<'a> {
+    /// What the student pools, `[n h w c]`, behind its quantizer.
+    pub map: Var,
+    /// Its linear layer's weight `[classes c]` as this pass used it, fake-quantized.
+    pub weight: Tensor,
+    pub teacher_map: &'a Tensor,
+    pub teacher_weight: Tensor,
 }
 
 /// A term of what the student is trained for.
@@ -142,6 +156,10 @@ pub trait StudentTerm {
     fn weight(&self) -> f32;
     /// Whether [`StudentView::bodies`] are wanted.
     fn needs_bodies(&self) -> bool {
+        false
+    }
+    /// Whether [`StudentView::heads`] are wanted.
+    fn needs_head(&self) -> bool {
         false
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;
