@@ -184,6 +184,35 @@ fn without_a_generator_stored_images_are_set_aside() {
     assert!(summary.last.divergence.is_finite() && summary.last.agreement > 0.0);
 }
 
+/// HAST's second copy: its loss is larger than the images' own, its gradient counts, a term can be kept out of it.
+#[test]
+fn the_perturbed_copy_is_harder_and_trains() {
+    let step = |set: &[&str]| {
+        let bits = ["wbits=8", "abits=8", "student_loss.feature_alignment.weight=10"];
+        let set: Vec<String> = bits.iter().chain(set).map(|s| s.to_string()).collect();
+        let mut run = start(&short("gdfq", &set));
+        let (made, _) = run.generator.step(&mut run.teacher, &mut run.student, 4, 1).unwrap();
+        let tracking = ghostbit::graph::RangeMode::TrackMinMax(EmaForm::Textbook);
+        run.student.observe(&made.images, tracking).unwrap();
+        let losses = run.student.step(&mut run.teacher, &made, 3).unwrap();
+        (losses, run.student.network.params.values().to_vec::<f32>().unwrap())
+    };
+    let plain = step(&[]);
+    let copied = step(&["student.perturb=0.02"]);
+    assert_eq!(copied.0.terms, plain.0.terms, "terms are told of the images themselves");
+    let own = plain.0.total;
+    assert!(copied.0.total - own > own, "the copy's loss {} is not above {own}", copied.0.total - own);
+    assert!(copied.1 != plain.1, "the copy's gradient does not count");
+    let half = step(&["student.perturb=0.02", "student.perturb_weight=0.5"]).0.total;
+    assert!(((half - own) * 2.0 - (copied.0.total - own)).abs() < 1e-4 * own);
+    let bare = step(&["student.perturb=0.02", "student.perturb_alignment=false"]).0.total;
+    assert!(bare < copied.0.total, "feature_alignment was not left out: {bare}");
+    assert_eq!(step(&["student.perturb=0.02", "student.perturb_weight=0"]), plain);
+    // Learned ranges have gradients of both images too.
+    let learned = |set: &[String]| student_after(&short("default", set));
+    assert!(learned(&["student.perturb=0.02".into()]) != learned(&[]));
+}
+
 /// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
 #[test]
 fn tune_mode_trains_as_eval_mode_does() {
@@ -244,6 +273,15 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ("dsg", &["generator_loss.slack_stats.percentile=2"], "slack_stats.percentile"),
         ("gdfq", &["generator.paired=true", "batch=3"], "even batch"),
         ("gdfq", &["student.low_pass=-1"], "student.low_pass"),
+        ("gdfq", &["student.perturb=-0.1"], "student.perturb"),
+        ("gdfq", &["student.perturb_weight=inf"], "student.perturb_weight"),
+        (
+            "adadfq",
+            &["student.perturb=0.1", "student_loss.cam.weight=1", "student_loss.entropy_difference.weight=0"],
+            "student.perturb",
+        ),
+        ("gdfq", &["student.momentum=0"], "student.momentum"),
+        ("gdfq", &["student_loss.cam.weight=-1"], "student_loss.cam.weight"),
         ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
         ("default", &["warmup=0"], "images.from_generator"),
         ("zeroq", &["images.count=0", "images.share=0"], "iters"),

@@ -194,6 +194,24 @@ pub struct StudentRecipe {
     /// that set ranges are not filtered, as in its code, nor are those of evaluations.
     #[serde(default)]
     pub low_pass: f32,
+    /// Adds the loss of a second copy of every batch, `x + perturb sign(dloss/dx)`; 0 for none (HAST, Li et al., CVPR 2023,
+    /// released code: 0.01 for CIFAR-10, 0.02 for CIFAR-100, with weight 1). The teacher is asked about the copy too. Ours:
+    /// the sign is of the student's way alone, with the teacher's output as it is (released code: through both networks).
+    #[serde(default)]
+    pub perturb: f32,
+    #[serde(default = "one")]
+    pub perturb_weight: f32,
+    /// Whether the copy's loss has `feature_alignment` (HAST; SynQ: only for ImageNet). It never has `cam`, as in SynQ.
+    #[serde(default = "yes")]
+    pub perturb_alignment: bool,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -374,9 +392,21 @@ impl Recipe {
             ("student.lr", self.student.lr),
             ("student.weight_decay", self.student.weight_decay),
             ("student.low_pass", self.student.low_pass),
+            ("student.perturb", self.student.perturb),
+            ("student.perturb_weight", self.student.perturb_weight),
         ] {
             finite(key, v)?;
         }
+        positive(
+            "student.momentum",
+            0.0 < self.student.momentum && self.student.momentum < 1.0,
+            "must lie above 0 and below 1 (the step is Nesterov's)",
+        )?;
+        positive(
+            "student.perturb",
+            self.student.perturb == 0.0 || !self.copy_loss().terms().is_empty(),
+            "no term of student_loss is left for the copy, which has no cam (nor feature_alignment without student.perturb_alignment)",
+        )?;
         crate::graph::passes::quantize(&crate::graph::Graph::probe(), self.quantize_spec()).map(|_| ())
     }
 
@@ -425,6 +455,15 @@ impl Recipe {
             images.loss.check(Some(teacher))?;
         }
         self.student_loss.check(Some(teacher))
+    }
+
+    /// What the student is trained for on perturbed copies.
+    pub fn copy_loss(&self) -> StudentLoss {
+        let mut loss = StudentLoss { cam: None, ..self.student_loss.clone() };
+        if !self.student.perturb_alignment {
+            loss.feature_alignment = None;
+        }
+        loss
     }
 
     /// The bit widths as the quantize pass takes them.

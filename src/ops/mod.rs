@@ -53,6 +53,7 @@ registry! {
     sample_norm,
     sample_stats,
     shortcut,
+    sign_step,
     slack_stats_loss,
     total_variation,
     tune_stats,

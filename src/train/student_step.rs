@@ -5,9 +5,11 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Graph, Network, RangeMode, Taps};
 use crate::methods::terms::{Heads, StudentView};
-use crate::methods::{Losses, Recipe, SteName, Total, WeightRanges};
+use crate::methods::{Losses, Recipe, SteName, StudentLoss, Total, WeightRanges};
+use crate::ops::elementwise::add;
 use crate::ops::fake_quant::Ste;
 use crate::ops::low_pass::low_pass;
+use crate::ops::sign_step::sign_step;
 use crate::optim::{Adam, Schedule, Sgd};
 use crate::tensor::Tensor;
 
@@ -57,9 +59,8 @@ impl StudentStep {
         Ok(low_pass(&mut tape, &Var::constant(images.clone()), self.recipe.student.low_pass)?.value)
     }
 
-    /// What the loss looks at besides the logits: residual bodies, then the last feature map.
-    fn taps(&self, graph: &Graph) -> Result<Taps> {
-        let loss = &self.recipe.student_loss;
+    /// What `loss` looks at besides the logits: residual bodies, then the last feature map.
+    fn taps(graph: &Graph, loss: &StudentLoss) -> Result<Taps> {
         let mut nodes = if loss.needs_bodies() { graph.residual_bodies() } else { Vec::new() };
         if loss.needs_head() {
             nodes.push(graph.head("the student's loss")?.map);
@@ -68,8 +69,14 @@ impl StudentStep {
     }
 
     /// The teacher's pass over `images`, unless its `logits` are known and nothing else of it is wanted.
-    fn lesson(&self, teacher: &mut Network, images: &Tensor, logits: Option<&Tensor>) -> Result<Lesson> {
-        let taps = self.taps(&teacher.graph)?;
+    fn lesson(
+        &self,
+        teacher: &mut Network,
+        loss: &StudentLoss,
+        images: &Tensor,
+        logits: Option<&Tensor>,
+    ) -> Result<Lesson> {
+        let taps = Self::taps(&teacher.graph, loss)?;
         if let (Some(logits), true) = (logits, taps.nodes.is_empty()) {
             return Ok(Lesson { logits: logits.clone(), bodies: Vec::new(), head: None });
         }
@@ -77,23 +84,26 @@ impl StudentStep {
         let out = teacher.forward(&mut tape, &[Var::constant(images.clone())], Forward::eval(), &taps)?;
         let mut bodies: Vec<Tensor> = out.taps.into_iter().map(|v| v.value).collect();
         let mut head = None;
-        if self.recipe.student_loss.needs_head() {
+        if loss.needs_head() {
             let weight = teacher.graph.head("the student's loss")?.weight;
             head = bodies.pop().zip(Some(teacher.linear_weight(&weight, Forward::eval())?));
         }
         Ok(Lesson { logits: logits.cloned().unwrap_or(out.output.value), bodies, head })
     }
 
-    /// One step on a batch.
-    pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
-        let filter = self.recipe.student.low_pass > 0.0;
-        let images = if filter { self.filtered(&batch.images)? } else { batch.images.clone() };
-        let logits = (!filter).then_some(&batch.teacher_logits);
-        let lesson = self.lesson(teacher, &images, logits)?;
-        let mut tape = Tape::new(&self.network.device());
+    /// The terms of `loss`, times `factor`, of `images` on the tape.
+    fn total(
+        &mut self,
+        tape: &mut Tape,
+        loss: &StudentLoss,
+        factor: f32,
+        images: &Var,
+        labels: &Tensor,
+        lesson: &Lesson,
+    ) -> Result<Total> {
         let how = self.forward_mode(RangeMode::Frozen);
-        let taps = self.taps(&self.network.graph)?;
-        let out = self.network.forward(&mut tape, &[Var::constant(images)], how, &taps)?;
+        let taps = Self::taps(&self.network.graph, loss)?;
+        let out = self.network.forward(tape, std::slice::from_ref(images), how, &taps)?;
         let mut bodies = out.taps;
         let mut heads = None;
         if let Some((teacher_map, teacher_weight)) = &lesson.head {
@@ -104,28 +114,74 @@ impl StudentStep {
         }
         let view = StudentView {
             logits: out.output,
-            labels: &Var::constant(batch.labels.clone()),
+            labels: &Var::constant(labels.clone()),
             teacher_logits: &lesson.logits,
             bodies,
             teacher_bodies: &lesson.bodies,
             heads,
         };
         let mut terms = Vec::new();
-        for term in self.recipe.student_loss.terms() {
-            terms.push((term.name(), term.weight(), term.loss(&mut tape, &view)?));
+        for term in loss.terms() {
+            terms.push((term.name(), factor * term.weight(), term.loss(tape, &view)?));
         }
-        let total = Total::new(&mut tape, terms)?;
-        let losses = total.read()?;
-        tape.backward(&total.loss)?;
+        Total::new(tape, terms)
+    }
+
+    /// One step on a batch.
+    pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
+        let filter = self.recipe.student.low_pass > 0.0;
+        let images = if filter { self.filtered(&batch.images)? } else { batch.images.clone() };
+        let logits = (!filter).then_some(&batch.teacher_logits);
+        let loss = self.recipe.student_loss.clone();
+        let lesson = self.lesson(teacher, &loss, &images, logits)?;
+        let mut tape = Tape::new(&self.network.device());
+        let copy = self.recipe.student.perturb > 0.0 && self.recipe.student.perturb_weight > 0.0;
+        let x = if copy { tape.leaf(images) } else { Var::constant(images) };
+        let total = self.total(&mut tape, &loss, 1.0, &x, &batch.labels, &lesson)?;
+        let mut losses = total.read()?;
+        let gradients = tape.backward(&total.loss)?;
+        let (mut grads, mut range_grads) = self.gradients()?;
+        if copy {
+            // The second backward pass overwrites the first one's.
+            let first = (grads.duplicate()?, range_grads.map(|g| g.duplicate()).transpose()?);
+            let slope = gradients.of(&x).expect("every loss depends on the images");
+            losses.total += self.copy(teacher, &x.value, &slope, &batch.labels)?;
+            let (second, range_second) = self.gradients()?;
+            grads = sum(first.0, second)?;
+            range_grads = first.1.zip(range_second).map(|(a, b)| sum(a, b)).transpose()?;
+        }
         let rate = self.schedule.factor(it.saturating_sub(self.recipe.warmup + 1));
-        let (values, grads) = self.network.params.flat()?;
-        self.sgd.step(values, grads, self.recipe.student.lr * rate)?;
-        if let Some(adam) = &mut self.adam {
-            let (values, grads) = self.network.ranges.flat()?;
-            adam.step(values, grads, self.recipe.ranges.lr * rate)?;
+        self.sgd.step(self.network.params.values_mut(), &grads, self.recipe.student.lr * rate)?;
+        if let (Some(adam), Some(grads)) = (&mut self.adam, range_grads) {
+            adam.step(self.network.ranges.values_mut(), &grads, self.recipe.ranges.lr * rate)?;
         }
         Ok(losses)
     }
+
+    /// The loss of `x` moved against the student along `slope` (HAST), weighted; its gradients replace those before.
+    fn copy(&mut self, teacher: &mut Network, x: &Tensor, slope: &Tensor, labels: &Tensor) -> Result<f32> {
+        let images = sign_step(x, slope, self.recipe.student.perturb)?;
+        let loss = self.recipe.copy_loss();
+        let lesson = self.lesson(teacher, &loss, &images, None)?;
+        let mut tape = Tape::new(&self.network.device());
+        let weight = self.recipe.student.perturb_weight;
+        let total = self.total(&mut tape, &loss, weight, &Var::constant(images), labels, &lesson)?;
+        let value = total.read()?.total;
+        tape.backward(&total.loss)?;
+        Ok(value)
+    }
+
+    /// What the last backward pass left: for the parameters and, where they are trained, the ranges. Overwritten by the next.
+    fn gradients(&mut self) -> Result<(Tensor, Option<Tensor>)> {
+        let params = self.network.params.flat()?.1.clone();
+        let ranges = if self.adam.is_some() { Some(self.network.ranges.flat()?.1.clone()) } else { None };
+        Ok((params, ranges))
+    }
+}
+
+fn sum(a: Tensor, b: Tensor) -> Result<Tensor> {
+    let mut tape = Tape::inference(&a.device());
+    Ok(add(&mut tape, &Var::constant(a), &Var::constant(b))?.value)
 }
 
 /// The teacher's side of a batch.
