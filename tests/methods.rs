@@ -8,6 +8,8 @@ use ghostbit::methods::Recipe;
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::ops::low_pass::low_pass;
 use ghostbit::ops::observe::EmaForm;
+use ghostbit::optim::inundation::flips;
+use ghostbit::tensor::Tensor;
 use ghostbit::train::{Event, QuantizeRun, Synthetic};
 use std::sync::atomic::AtomicBool;
 
@@ -213,6 +215,46 @@ fn the_perturbed_copy_is_harder_and_trains() {
     assert!(learned(&["student.perturb=0.02".into()]) != learned(&[]));
 }
 
+/// AIT: a step flips at least the asked share of every weight tensor's codes, where a plain one flips next to none.
+#[test]
+fn inundation_flips_codes_of_every_weight_tensor() {
+    const TAU: f64 = 0.02;
+    for (recipe, ranges) in [("gdfq", "min_max"), ("gdfq", "search")] {
+        let shares = |set: &[&str]| {
+            let all =
+                ["student.weight_decay=0", "student.lr=1e-9", &format!("ranges.weights={ranges}")].map(String::from);
+            let set: Vec<String> = all.into_iter().chain(set.iter().map(|s| s.to_string())).collect();
+            let mut run = start(&short(recipe, &set));
+            run.timed_iteration(1).unwrap();
+            let network = &run.student.network;
+            let weights = network.graph.quantizers().into_iter().filter(|q| q.weight);
+            let before = start(&short(recipe, &set));
+            let shares: Vec<f64> = weights
+                .map(|q| {
+                    let (old, new) =
+                        (before.student.network.params.get(&q.name).unwrap(), network.params.get(&q.name).unwrap());
+                    let taken: Vec<f32> = old.host::<f32>().iter().zip(new.host::<f32>()).map(|(o, n)| o - n).collect();
+                    let taken = Tensor::from_slice(&Device::cpu(), old.shape(), &taken).unwrap();
+                    let ends = ["lo", "hi"].map(|e| network.ranges.get(&format!("{}.{e}", q.name)).unwrap());
+                    let fixed = (ranges == "search").then_some([&ends[0], &ends[1]]);
+                    flips(&old, &taken, 1.0, q.bits, fixed).unwrap()
+                })
+                .collect();
+            shares
+        };
+        let tau = format!("student.inundation.tau={TAU}");
+        let lengthened = shares(&[&tau, "student.inundation.cap=0"]);
+        // One code of the smallest tensor is more than the share.
+        assert!(lengthened.iter().all(|s| *s >= 0.9 * TAU), "{ranges}: {lengthened:?}");
+        // An end of a range that moves flips many codes at once.
+        assert!(lengthened.iter().all(|s| *s < 10.0 * TAU), "{ranges}: {lengthened:?}");
+        for little in [&[][..], &["student.inundation.tau=0"], &[&tau, "student.inundation.cap=1"]] {
+            let plain = shares(little);
+            assert!(plain.iter().all(|s| *s < 0.1 * TAU), "{ranges} {little:?}: {plain:?}");
+        }
+    }
+}
+
 /// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
 #[test]
 fn tune_mode_trains_as_eval_mode_does() {
@@ -281,6 +323,9 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
             "student.perturb",
         ),
         ("gdfq", &["student.momentum=0"], "student.momentum"),
+        ("gdfq", &["student.inundation.tau=0.01"], "student.weight_decay"),
+        ("default", &["student.inundation.tau=1"], "student.inundation.tau"),
+        ("default", &["student.inundation.cap=0.5"], "student.inundation.cap"),
         ("gdfq", &["student_loss.cam.weight=-1"], "student_loss.cam.weight"),
         ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
         ("default", &["warmup=0"], "images.from_generator"),

@@ -110,6 +110,12 @@ impl ParamStore {
         self.entries.iter().map(|(n, _, s)| (n.as_str(), *s))
     }
 
+    /// Where a parameter lies in the flat buffers: first element and count.
+    pub fn span(&self, name: &str) -> Result<(usize, usize)> {
+        let i = *self.index.get(name).ok_or_else(|| Error::op("parameters", format!("no parameter '{name}'")))?;
+        Ok((self.entries[i].1, self.entries[i].2.elements()))
+    }
+
     pub fn contains(&self, name: &str) -> bool {
         self.index.contains_key(name)
     }

@@ -1,10 +1,12 @@
 //! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data and small terms.
 
+mod inundation;
 mod loss;
 mod recipe;
 mod set;
 pub mod terms;
 
+pub use inundation::InundationRecipe;
 pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};
 pub use recipe::{
     ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, RangesRecipe, Recipe, SteName,

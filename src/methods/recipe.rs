@@ -1,5 +1,6 @@
 //! A recipe: one TOML file, every key checked, unknown keys refused. `recipes/*.toml` are embedded in the binary.
 
+use super::inundation::InundationRecipe;
 use super::loss::{GeneratorLoss, StudentLoss};
 use super::terms::{BnStats, CrossEntropy};
 use crate::models::generator::{Condition, GeneratorArch};
@@ -204,6 +205,8 @@ pub struct StudentRecipe {
     /// Whether the copy's loss has `feature_alignment` (HAST; SynQ: only for ImageNet). It never has `cam`, as in SynQ.
     #[serde(default = "yes")]
     pub perturb_alignment: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inundation: Option<InundationRecipe>,
 }
 
 fn one() -> f32 {
@@ -402,6 +405,7 @@ impl Recipe {
             0.0 < self.student.momentum && self.student.momentum < 1.0,
             "must lie above 0 and below 1 (the step is Nesterov's)",
         )?;
+        self.student.inundation.as_ref().map_or(Ok(()), |i| i.check(self.student.weight_decay))?;
         positive(
             "student.perturb",
             self.student.perturb == 0.0 || !self.copy_loss().terms().is_empty(),

@@ -10,6 +10,7 @@ use crate::ops::elementwise::add;
 use crate::ops::fake_quant::Ste;
 use crate::ops::low_pass::low_pass;
 use crate::ops::sign_step::sign_step;
+use crate::optim::inundation::{Inundation, inundation_factor};
 use crate::optim::{Adam, Schedule, Sgd};
 use crate::tensor::Tensor;
 
@@ -150,12 +151,43 @@ impl StudentStep {
             grads = sum(first.0, second)?;
             range_grads = first.1.zip(range_second).map(|(a, b)| sum(a, b)).transpose()?;
         }
-        let rate = self.schedule.factor(it.saturating_sub(self.recipe.warmup + 1));
-        self.sgd.step(self.network.params.values_mut(), &grads, self.recipe.student.lr * rate)?;
+        let done = it.saturating_sub(self.recipe.warmup + 1);
+        let rate = self.schedule.factor(done);
+        let lr = self.recipe.student.lr * rate;
+        let factors = self.inundate(&grads, lr, done)?;
+        self.sgd.step_scaled(self.network.params.values_mut(), &grads, lr, &factors)?;
         if let (Some(adam), Some(grads)) = (&mut self.adam, range_grads) {
             adam.step(self.network.ranges.values_mut(), &grads, self.recipe.ranges.lr * rate)?;
         }
         Ok(losses)
+    }
+
+    /// Factors on the rate `lr` of the quantized weights, in the order of the flat buffer, after `done` student steps: none
+    /// unless the recipe inundates.
+    fn inundate(&self, grads: &Tensor, lr: f32, done: u64) -> Result<Vec<(usize, usize, f32)>> {
+        let Some(r) = self.recipe.student.inundation.as_ref().filter(|r| r.tau > 0.0) else { return Ok(Vec::new()) };
+        let spec = Inundation {
+            target: r.tau * self.schedule.factor(done),
+            cap: (r.cap > 0.0 && done < r.cap_steps).then_some(r.cap),
+            bisections: r.bisections,
+        };
+        let Network { graph, params, ranges, .. } = &self.network;
+        let next = self.sgd.next_step(params.values(), grads, lr)?;
+        let mut parts = Vec::new();
+        for q in graph.quantizers().into_iter().filter(|q| q.weight) {
+            let (start, length) = params.span(&q.name)?;
+            let weights = params.get(&q.name)?;
+            let step = next.view(start, weights.shape())?;
+            let factor = if self.recipe.ranges.weights == WeightRanges::MinMax {
+                inundation_factor(&weights, &step, q.bits, None, spec)?
+            } else {
+                let (lo, hi) = (ranges.get(&format!("{}.lo", q.name))?, ranges.get(&format!("{}.hi", q.name))?);
+                inundation_factor(&weights, &step, q.bits, Some([&lo, &hi]), spec)?
+            };
+            parts.push((start, length, factor));
+        }
+        parts.sort_by_key(|p| p.0);
+        Ok(parts)
     }
 
     /// The loss of `x` moved against the student along `slope` (HAST), weighted; its gradients replace those before.
