@@ -255,6 +255,30 @@ fn inundation_flips_codes_of_every_weight_tensor() {
     }
 }
 
+/// Clipping is a factor on calibrated ranges; a zero image pulls them towards its own.
+#[test]
+fn activation_ranges_are_clipped_and_see_a_zero_image_on_request() {
+    for name in ["gdfq", "default"] {
+        let ranges = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+            let mut run = start(&short(name, &[&["iters=2".into()], &set[..]].concat()));
+            let folder = tempfile::tempdir().unwrap();
+            run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+            let network = &run.student.network;
+            let activations = network.graph.quantizers().into_iter().filter(|q| !q.weight);
+            let end = |q: &str, end: &str| network.ranges.get(&format!("{q}.{end}")).unwrap().item().unwrap();
+            activations.map(|q| (end(&q.name, "lo"), end(&q.name, "hi"))).collect::<Vec<_>>()
+        };
+        let plain = ranges(&[]);
+        for ((lo, hi), (clipped_lo, clipped_hi)) in plain.iter().zip(ranges(&["ranges.clip=0.5"])) {
+            assert_eq!((0.5 * lo, 0.5 * hi), (clipped_lo, clipped_hi), "{name}");
+        }
+        let zero = ranges(&["ranges.zero_image=true"]);
+        let lower = plain.iter().zip(&zero).filter(|(p, z)| z.1 < p.1).count();
+        assert!(lower > plain.len() / 2, "{name}: {plain:?} {zero:?}");
+    }
+}
+
 /// Tune mode computes what eval mode does, teacher and student: losses and both networks' gradients after one iteration.
 #[test]
 fn tune_mode_trains_as_eval_mode_does() {
@@ -326,6 +350,8 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ("gdfq", &["student.inundation.tau=0.01"], "student.weight_decay"),
         ("default", &["student.inundation.tau=1"], "student.inundation.tau"),
         ("default", &["student.inundation.cap=0.5"], "student.inundation.cap"),
+        ("gdfq", &["ranges.clip=0"], "ranges.clip"),
+        ("gdfq", &["ranges.clip=1.5"], "ranges.clip"),
         ("gdfq", &["student_loss.cam.weight=-1"], "student_loss.cam.weight"),
         ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
         ("default", &["warmup=0"], "images.from_generator"),

@@ -131,6 +131,18 @@ impl Network {
         Ok(())
     }
 
+    /// Multiplies both ends of every activation range by `factor`. Their moving averages stay. Waits for the device.
+    pub fn scale_activation_ranges(&mut self, factor: f32) -> Result<()> {
+        for q in self.graph.quantizers().into_iter().filter(|q| !q.weight) {
+            for end in ["lo", "hi"] {
+                let mut range = self.ranges.get(&format!("{}.{end}", q.name))?;
+                let scaled: Vec<f32> = range.to_vec::<f32>()?.into_iter().map(|v| v * factor).collect();
+                range.write(&scaled)?;
+            }
+        }
+        Ok(())
+    }
+
     fn set_range(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor) -> Result<()> {
         self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(lo)?;
         self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(hi)

@@ -153,6 +153,15 @@ pub struct RangesRecipe {
     pub batches: u64,
     /// Train the ranges (LSQ) with Adam at this rate; 0 keeps them.
     pub lr: f32,
+    /// Factor on both ends of every calibrated activation range, above 0 and up to 1 (ours; the zero image below
+    /// narrows them too).
+    #[serde(default = "one")]
+    pub clip: f32,
+    /// An all-zero image is shown before each batch that moves the activation ranges. SynQ's released code does this
+    /// unsaid (building its class activation maps runs the student once per iteration); the moving average then rests
+    /// between the two: 0.53 of the batch's end, 0.47 of the zero image's.
+    #[serde(default)]
+    pub zero_image: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,6 +393,7 @@ impl Recipe {
             self.ranges.batches > 0 || (self.ranges.activations == ActivationRanges::MinMax && self.warmup > 0),
             "0 means tracking during warm-up, which needs warmup > 0 and activations = \"min_max\"",
         )?;
+        positive("ranges.clip", 0.0 < self.ranges.clip && self.ranges.clip <= 1.0, "must lie above 0 and up to 1")?;
         positive(
             "ranges.lr",
             self.ranges.lr == 0.0 || (self.student.ste == SteName::Lsq && self.ranges.weights == WeightRanges::Search),

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::graph::RangeMode;
 use crate::methods::{ActivationRanges, EmaName, Recipe, WeightRanges};
 use crate::ops::observe::EmaForm;
+use crate::tensor::{DType, Tensor};
 
 /// Draws of calibration batches, away from the loop's.
 const DRAW_BASE: u64 = 1 << 41;
@@ -38,9 +39,25 @@ pub(super) fn calibrate(
             Some(p) => p.in_order(b as usize, recipe.batch)?.0,
             None => generator.sample(recipe.batch, DRAW_BASE + b, false)?.0,
         };
-        student.observe(&images, tracking(recipe))?;
+        follow(student, &images, recipe)?;
     }
     Ok(())
+}
+
+/// Moves the activation ranges by what `images` give, after what a zero image gives if the recipe asks for one.
+pub(super) fn follow(student: &mut StudentStep, images: &Tensor, recipe: &Recipe) -> Result<()> {
+    if recipe.ranges.zero_image {
+        let mut shape = images.shape().to_vec();
+        shape[0] = 1;
+        let zero = Tensor::zeros(&images.device(), shape.as_slice(), DType::F32)?;
+        student.observe(&zero, tracking(recipe))?;
+    }
+    student.observe(images, tracking(recipe)).map(|_| ())
+}
+
+/// Narrows the calibrated activation ranges as the recipe says; once, when they are final.
+pub(super) fn clip(student: &mut StudentStep, recipe: &Recipe) -> Result<()> {
+    if recipe.ranges.clip == 1.0 { Ok(()) } else { student.network.scale_activation_ranges(recipe.ranges.clip) }
 }
 
 /// Weight ranges by the recipe's rule. Also done at the start and, for min/max, at the end, so that the stored ranges

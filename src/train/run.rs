@@ -1,6 +1,6 @@
 //! The quantization run: warm-up, images, calibration, student steps, evaluation, selection without data, checkpoints.
 
-use super::calibrate::{calibrate, set_weight_ranges, tracking};
+use super::calibrate::{calibrate, clip, follow, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
@@ -189,7 +189,7 @@ impl QuantizeRun {
         let (made, losses) = self.generator.step(&mut self.teacher, &mut self.student, self.recipe.batch, it)?;
         finite(it, "generator_loss", &losses)?;
         if self.recipe.ranges.batches == 0 {
-            self.student.observe(&made.images, tracking(&self.recipe))?;
+            follow(&mut self.student, &made.images, &self.recipe)?;
         }
         report(Event::Generator { it, losses })
     }
@@ -218,6 +218,7 @@ impl QuantizeRun {
         if self.recipe.ranges.batches > 0 {
             calibrate(&mut self.student, &mut self.generator, self.pool.as_ref(), &self.recipe)?;
         }
+        clip(&mut self.student, &self.recipe)?;
         let tally = self.tally(tests)?;
         self.consider(&tally)?;
         report(Event::Evaluated { tally: &tally, phase: "calibrated" })?;
