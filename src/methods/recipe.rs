@@ -278,6 +278,10 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("acq-journal", include_str!("../../recipes/acq-journal.toml")),
     ("lrq", include_str!("../../recipes/lrq.toml")),
     ("adadfq", include_str!("../../recipes/adadfq.toml")),
+    ("kmdfq", include_str!("../../recipes/kmdfq.toml")),
+    ("ait", include_str!("../../recipes/ait.toml")),
+    ("hast", include_str!("../../recipes/hast.toml")),
+    ("synq", include_str!("../../recipes/synq.toml")),
     ("zeroq", include_str!("../../recipes/zeroq.toml")),
     ("dsg-ptq", include_str!("../../recipes/dsg-ptq.toml")),
 ];
