@@ -3,7 +3,7 @@
 
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
-    EntropyDifference, FeatureAlignment, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair, SlackStats,
+    EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair, SlackStats,
     StudentCrossEntropy, StudentTerm, TotalVariation,
 };
 use crate::Result;
@@ -54,6 +54,8 @@ pub struct StudentLoss {
     pub logits_mse: Option<LogitsMse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_alignment: Option<FeatureAlignment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature_mse: Option<FeatureMse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dkd: Option<Dkd>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +149,7 @@ impl StudentLoss {
             kl: Some(Kl::default()),
             logits_mse: Some(LogitsMse::default()),
             feature_alignment: Some(FeatureAlignment::default()),
+            feature_mse: Some(FeatureMse::default()),
             dkd: Some(Dkd::default()),
             entropy_difference: Some(EntropyDifference::default()),
             cam: Some(Cam::default()),
@@ -154,12 +157,13 @@ impl StudentLoss {
     }
 
     fn all(&self) -> impl Iterator<Item = &dyn StudentTerm> {
-        let Self { cross_entropy, kl, logits_mse, feature_alignment, dkd, entropy_difference, cam } = self;
+        let Self { cross_entropy, kl, logits_mse, feature_alignment, feature_mse, dkd, entropy_difference, cam } = self;
         let list = [
             student_term(cross_entropy),
             student_term(kl),
             student_term(logits_mse),
             student_term(feature_alignment),
+            student_term(feature_mse),
             student_term(dkd),
             student_term(entropy_difference),
             student_term(cam),

@@ -1,0 +1,51 @@
+//! Squared distance of the residual bodies.
+
+use super::{StudentTerm, StudentView, not_negative};
+use crate::autograd::{Tape, Var};
+use crate::graph::Graph;
+use crate::ops::elementwise::weighted_sum;
+use crate::ops::mse::mse;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// `sum_k MSE(f_k^S, f_k^T)` over the outputs of all residual bodies before they are added, means over all elements. PLF
+/// (Fan et al., CVPR 2024), paper; which features are compared is RECONSTRUCTED. Weight there 1 for CIFAR, 4000 for
+/// ImageNet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FeatureMse {
+    pub weight: f32,
+}
+
+impl Default for FeatureMse {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+impl StudentTerm for FeatureMse {
+    fn name(&self) -> &'static str {
+        "feature_mse"
+    }
+    fn weight(&self) -> f32 {
+        self.weight
+    }
+    fn needs_bodies(&self) -> bool {
+        true
+    }
+    fn check(&self, teacher: Option<&Graph>) -> Result<()> {
+        not_negative(self.name(), "weight", self.weight)?;
+        match teacher {
+            Some(g) if g.residual_bodies().is_empty() => {
+                Err(Error::network(&g.name, "has no residual additions, whose bodies feature_mse compares"))
+            }
+            _ => Ok(()),
+        }
+    }
+    fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
+        let pairs = view.bodies.iter().zip(view.teacher_bodies);
+        let terms = pairs.map(|(s, t)| mse(tape, s, &Var::constant(t.clone()))).collect::<Result<Vec<_>>>()?;
+        let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (1.0, t)).collect();
+        weighted_sum(tape, &weighted)
+    }
+}
