@@ -3,8 +3,8 @@
 
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
-    EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair, SlackStats,
-    StudentCrossEntropy, StudentTerm, TotalVariation,
+    EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair,
+    SlackStats, StudentCrossEntropy, StudentTerm, TotalVariation,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};

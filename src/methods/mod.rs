@@ -10,5 +10,5 @@ pub use inundation::InundationRecipe;
 pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};
 pub use recipe::{
     ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, RangesRecipe, Recipe, SteName,
-    StudentRecipe, StudentSchedule, WeightRanges,
+    StudentOptimizer, StudentRecipe, StudentSchedule, WeightRanges,
 };

@@ -188,10 +188,12 @@ pub enum EmaName {
     Legacy,
 }
 
-/// The student's optimizer (SGD, Nesterov) and straight-through rule.
+/// The student's optimizer and straight-through rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentRecipe {
+    #[serde(default)]
+    pub optimizer: StudentOptimizer,
     pub lr: f32,
     pub schedule: StudentSchedule,
     pub momentum: f32,
@@ -224,6 +226,18 @@ fn one() -> f32 {
 
 fn yes() -> bool {
     true
+}
+
+/// What steps the student's weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentOptimizer {
+    /// Nesterov's, with `momentum` and `weight_decay`: GDFQ and all that follow it.
+    #[default]
+    Sgd,
+    /// Betas 0.9 and 0.999, no weight decay (ours): in few steps at 3 bits SGD's rate is too high for some layers and
+    /// too low for others.
+    Adam,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -418,6 +432,13 @@ impl Recipe {
             "student.momentum",
             0.0 < self.student.momentum && self.student.momentum < 1.0,
             "must lie above 0 and below 1 (the step is Nesterov's)",
+        )?;
+        let adam = self.student.optimizer == StudentOptimizer::Adam;
+        positive(
+            "student.optimizer",
+            !adam
+                || (self.student.weight_decay == 0.0 && self.student.inundation.as_ref().is_none_or(|i| i.tau == 0.0)),
+            "adam knows neither student.weight_decay nor student.inundation; set them to 0 or use sgd",
         )?;
         self.student.inundation.as_ref().map_or(Ok(()), |i| i.check(self.student.weight_decay))?;
         positive(

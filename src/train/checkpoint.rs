@@ -3,6 +3,7 @@
 
 use super::images::ImagePool;
 use super::run::{Progress, QuantizeRun};
+use super::student_step::WeightOptimizer;
 use crate::ops::cluster_loss::Centroids;
 use crate::tensor::io::{Checkpoint, HostTensor, RawTensor};
 use crate::tensor::{DType, Tensor};
@@ -26,7 +27,10 @@ fn state(run: &mut QuantizeRun) -> Vec<(String, Tensor)> {
     let named = |prefix: &str, s: Vec<(&'static str, &Tensor)>| -> Vec<(String, Tensor)> {
         s.into_iter().map(|(n, t)| (format!("{prefix}.{n}"), t.clone())).collect()
     };
-    list.extend(named("student.sgd", run.student.sgd.state()));
+    list.extend(match &run.student.weights {
+        WeightOptimizer::Sgd(sgd) => named("student.sgd", sgd.state()),
+        WeightOptimizer::Adam(adam) => named("student.adam", adam.state()),
+    });
     list.extend(named("generator.adam", run.generator.adam.state()));
     if let Some(adam) = &run.student.adam {
         list.extend(named("ranges.adam", adam.state()));

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Graph, Network, RangeMode, Taps};
 use crate::methods::terms::{Heads, StudentView};
-use crate::methods::{Losses, Recipe, SteName, StudentLoss, Total, WeightRanges};
+use crate::methods::{Losses, Recipe, SteName, StudentLoss, StudentOptimizer, Total, WeightRanges};
 use crate::ops::elementwise::add;
 use crate::ops::fake_quant::Ste;
 use crate::ops::low_pass::low_pass;
@@ -14,10 +14,17 @@ use crate::optim::inundation::{Inundation, inundation_factor};
 use crate::optim::{Adam, Schedule, Sgd};
 use crate::tensor::Tensor;
 
+/// What steps the student's weights.
+pub enum WeightOptimizer {
+    Sgd(Sgd),
+    Adam(Adam),
+}
+
 /// A quantized student and its optimizers.
 pub struct StudentStep {
     pub network: Network,
-    pub sgd: Sgd,
+    pub weights: WeightOptimizer,
+    /// Of the ranges, when they are learned.
     pub adam: Option<Adam>,
     schedule: Schedule,
     recipe: Recipe,
@@ -27,14 +34,18 @@ impl StudentStep {
     pub fn new(mut network: Network, recipe: &Recipe) -> Result<Self> {
         network.params.train()?;
         let s = &recipe.student;
-        let sgd = Sgd::new(network.params.values(), s.momentum, s.weight_decay, true)?;
+        let values = network.params.values();
+        let weights = match s.optimizer {
+            StudentOptimizer::Sgd => WeightOptimizer::Sgd(Sgd::new(values, s.momentum, s.weight_decay, true)?),
+            StudentOptimizer::Adam => WeightOptimizer::Adam(Adam::new(values, 0.9, 0.999, 1e-8)?),
+        };
         let mut adam = None;
         if recipe.ranges.lr > 0.0 {
             network.ranges.train()?;
             adam = Some(Adam::new(network.ranges.values(), 0.9, 0.999, 1e-8)?);
         }
         let schedule = recipe.student.schedule.over(recipe.iters - recipe.warmup);
-        Ok(Self { network, sgd, adam, schedule, recipe: recipe.clone() })
+        Ok(Self { network, weights, adam, schedule, recipe: recipe.clone() })
     }
 
     /// How the student runs under this recipe, with the given treatment of activation ranges.
@@ -155,7 +166,11 @@ impl StudentStep {
         let rate = self.schedule.factor(done);
         let lr = self.recipe.student.lr * rate;
         let factors = self.inundate(&grads, lr, done)?;
-        self.sgd.step_scaled(self.network.params.values_mut(), &grads, lr, &factors)?;
+        let values = self.network.params.values_mut();
+        match &mut self.weights {
+            WeightOptimizer::Sgd(sgd) => sgd.step_scaled(values, &grads, lr, &factors)?,
+            WeightOptimizer::Adam(adam) => adam.step(values, &grads, lr)?,
+        }
         if let (Some(adam), Some(grads)) = (&mut self.adam, range_grads) {
             adam.step(self.network.ranges.values_mut(), &grads, self.recipe.ranges.lr * rate)?;
         }
@@ -166,13 +181,14 @@ impl StudentStep {
     /// unless the recipe inundates.
     fn inundate(&self, grads: &Tensor, lr: f32, done: u64) -> Result<Vec<(usize, usize, f32)>> {
         let Some(r) = self.recipe.student.inundation.as_ref().filter(|r| r.tau > 0.0) else { return Ok(Vec::new()) };
+        let WeightOptimizer::Sgd(sgd) = &self.weights else { return Ok(Vec::new()) };
         let spec = Inundation {
             target: r.tau * self.schedule.factor(done),
             cap: (r.cap > 0.0 && done < r.cap_steps).then_some(r.cap),
             bisections: r.bisections,
         };
         let Network { graph, params, ranges, .. } = &self.network;
-        let next = self.sgd.next_step(params.values(), grads, lr)?;
+        let next = sgd.next_step(params.values(), grads, lr)?;
         let mut parts = Vec::new();
         for q in graph.quantizers().into_iter().filter(|q| q.weight) {
             let (start, length) = params.span(&q.name)?;
