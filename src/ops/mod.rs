@@ -20,6 +20,7 @@ macro_rules! registry {
 registry! {
     accuracy,
     activation,
+    adaround,
     attention_center,
     attention_map,
     batch_norm,
@@ -46,6 +47,7 @@ registry! {
     observe,
     pair_loss,
     pool,
+    qdrop,
     random,
     range_search,
     reshape,
