@@ -10,10 +10,12 @@ use crate::ops::conv2d::{conv2d, upsample_conv2d};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use crate::ops::observe::{self, EmaForm};
+use crate::ops::qdrop::qdrop;
 use crate::ops::tune_stats::tune_stats;
-use crate::ops::{elementwise, embedding, linear, pool, range_search, reshape, shortcut};
+use crate::ops::{elementwise, embedding, linear, pool, random, range_search, reshape, shortcut};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 /// Batch normalisation's mode.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +51,18 @@ pub struct Forward {
     pub float: bool,
     /// Parameters and ranges as constants, also where they are trained: gradients to the inputs only.
     pub constant: bool,
+    /// Leave activations unquantized at random (QDrop).
+    pub drop: Option<Drop>,
+}
+
+/// Elements of activations that stay as they are behind a quantizer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drop {
+    /// Part of the elements, in 0..=1.
+    pub share: f32,
+    /// Of the draws; node `i` takes stream `stream + i`.
+    pub seed: u64,
+    pub stream: u64,
 }
 
 impl Forward {
@@ -61,6 +75,7 @@ impl Forward {
             ste: Ste::Identity,
             float: false,
             constant: false,
+            drop: None,
         }
     }
     /// Batch-statistics normalisation without side effects.
@@ -105,28 +120,80 @@ impl Network {
             let detail = format!("{} inputs expected, {} given", graph.inputs.len(), inputs.len());
             return Err(Error::network(&graph.name, detail));
         }
+        let mut values: Vec<Option<Var>> = vec![None; graph.nodes.len()];
+        for (id, node) in graph.nodes.iter().enumerate() {
+            if let NodeKind::Input { index } = node.kind {
+                values[id] = Some(inputs[index].clone());
+            }
+        }
+        let output = graph.nodes.len() - 1;
+        let mut wanted = taps.nodes.clone();
+        wanted.push(output);
+        let (mut found, bn_stats) =
+            self.run(tape, values, &vec![true; graph.nodes.len()], &wanted, how, taps.bn_stats)?;
+        let output = found.pop().expect("the output was wanted");
+        Ok(Outputs { output, bn_stats, taps: found })
+    }
+
+    /// Runs the part of the network that leads from the `given` values of nodes to the `wanted` ones, which it returns. What
+    /// lies before the given nodes is not computed. `stand_ins` replace tensors by name in this pass: parameters, ranges
+    /// (`QUANTIZER.lo`), and weights as they come out of their quantizer. Errors if a wanted node depends on an input that
+    /// is not given.
+    pub fn forward_part(
+        &mut self,
+        tape: &mut Tape,
+        given: &[(NodeId, Var)],
+        wanted: &[NodeId],
+        stand_ins: &BTreeMap<String, Var>,
+        how: Forward,
+    ) -> Result<Vec<Var>> {
+        let graph = self.graph.clone();
+        let mut values: Vec<Option<Var>> = vec![None; graph.nodes.len()];
+        if let Some(id) = given.iter().map(|(id, _)| id).chain(wanted).find(|id| **id >= values.len()) {
+            return Err(Error::network(&graph.name, format!("has {} nodes, none of number {id}", values.len())));
+        }
+        for (id, v) in given {
+            values[*id] = Some(v.clone());
+        }
+        let needed = graph.needed(wanted, given.iter().map(|(id, _)| *id))?;
+        self.stand_ins.clone_from(stand_ins);
+        let result = self.run(tape, values, &needed, wanted, how, false);
+        self.stand_ins.clear();
+        Ok(result?.0)
+    }
+
+    /// Computes the `needed` nodes that have no value yet, in order.
+    fn run(
+        &mut self,
+        tape: &mut Tape,
+        mut values: Vec<Option<Var>>,
+        needed: &[bool],
+        wanted: &[NodeId],
+        how: Forward,
+        stats: bool,
+    ) -> Result<(Vec<Var>, Vec<BnStatistics>)> {
+        let graph = self.graph.clone();
         // A value is dropped after its last use, so that activations nobody saved do not pile up.
         let mut last_use = vec![0; graph.nodes.len()];
-        for (id, node) in graph.nodes.iter().enumerate() {
+        for (id, node) in graph.nodes.iter().enumerate().filter(|(id, _)| needed[*id]) {
             for &i in &node.inputs {
                 last_use[i] = id;
             }
         }
-        for &t in &taps.nodes {
+        for &t in wanted {
             last_use[t] = usize::MAX;
         }
-        let output = graph.nodes.len() - 1;
-        last_use[output] = usize::MAX;
-
-        let mut values: Vec<Option<Var>> = vec![None; graph.nodes.len()];
         let mut bn_stats = Vec::new();
         for (id, node) in graph.nodes.iter().enumerate() {
+            if !needed[id] || values[id].is_some() {
+                continue;
+            }
             let arg = |i: usize| values[node.inputs[i]].clone().expect("inputs are alive until their last use");
             let y = match &node.kind {
-                NodeKind::Input { index } => inputs[*index].clone(),
+                NodeKind::Input { .. } => unreachable!("inputs have values where they are needed"),
                 NodeKind::BatchNorm { mean, var, .. } => {
                     let x = arg(0);
-                    if taps.bn_stats {
+                    if stats {
                         let (mean, var) = channel_stats(tape, &x)?;
                         bn_stats.push(BnStatistics { node: id, mean, var });
                     }
@@ -134,13 +201,13 @@ impl Network {
                     self.batch_norm(tape, &x, &node.kind, mean, var, how)?
                 }
                 NodeKind::ConvBn { .. } => {
-                    let (y, stats) = self.conv_bn(tape, &arg(0), &node.kind, taps.bn_stats, how)?;
-                    bn_stats.extend(stats.map(|(mean, var)| BnStatistics { node: id, mean, var }));
+                    let (y, found) = self.conv_bn(tape, &arg(0), &node.kind, stats, how)?;
+                    bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
                     y
                 }
                 NodeKind::FakeQuant { bits } => {
                     let x = arg(0);
-                    if how.float { x } else { self.quantize_activation(tape, &x, &node.name, *bits, how)? }
+                    if how.float { x } else { self.quantize_activation(tape, &x, id, *bits, how)? }
                 }
                 kind => {
                     let args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
@@ -154,8 +221,8 @@ impl Network {
                 }
             }
         }
-        let take = |id: NodeId| values[id].clone().expect("taps are alive");
-        Ok(Outputs { output: take(output), bn_stats, taps: taps.nodes.iter().map(|&t| take(t)).collect() })
+        let take = |id: &NodeId| values[*id].clone().expect("wanted values are alive");
+        Ok((wanted.iter().map(take).collect(), bn_stats))
     }
 
     fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], how: Forward) -> Result<Var> {
@@ -269,6 +336,9 @@ impl Network {
 
     /// A stored tensor on the tape.
     fn var(&self, store: &super::ParamStore, tape: &mut Tape, name: &str, how: Forward) -> Result<Var> {
+        if let Some(other) = self.stand_ins.get(name) {
+            return Ok(other.clone());
+        }
         if how.constant { Ok(Var::constant(store.get(name)?)) } else { store.var(tape, name) }
     }
 
@@ -286,6 +356,9 @@ impl Network {
 
     /// A weight as the network uses it: fake-quantized per output channel if the node says so.
     fn weight(&self, tape: &mut Tape, name: &str, quant: Option<WeightQuant>, how: Forward) -> Result<Var> {
+        if let Some(other) = self.stand_ins.get(name) {
+            return Ok(other.clone());
+        }
         let w = self.var(&self.params, tape, name, how)?;
         let Some(q) = quant.filter(|_| !how.float) else { return Ok(w) };
         let spec = FakeQuantSpec { bits: q.bits, axis: Axis::Outer, ste: how.ste };
@@ -298,8 +371,10 @@ impl Network {
         fake_quant(tape, &w, &lo, &hi, spec)
     }
 
-    fn quantize_activation(&mut self, tape: &mut Tape, x: &Var, name: &str, bits: u8, how: Forward) -> Result<Var> {
+    fn quantize_activation(&mut self, tape: &mut Tape, x: &Var, node: NodeId, bits: u8, how: Forward) -> Result<Var> {
         debug_assert_eq!(x.dtype(), DType::F32);
+        let graph = self.graph.clone();
+        let name = &graph.nodes[node].name;
         match how.ranges {
             RangeMode::Frozen => {}
             RangeMode::TrackMinMax(form) => {
@@ -313,6 +388,9 @@ impl Network {
         }
         let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
-        fake_quant(tape, x, &lo, &hi, FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste })
+        let y = fake_quant(tape, x, &lo, &hi, FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste })?;
+        let Some(drop) = how.drop else { return Ok(y) };
+        let draw = random::uniform(&x.value.device(), x.shape(), drop.seed, drop.stream + node as u64)?;
+        qdrop(tape, x, &y, &draw, drop.share)
     }
 }

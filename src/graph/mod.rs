@@ -1,6 +1,7 @@
 //! A network as data: nodes in topological order, named parameters and buffers. Models build one, passes rewrite one,
 //! one executor runs it on the tape. Nothing else in the project knows what a ResNet is.
 
+mod blocks;
 mod exec;
 mod head;
 mod import;
@@ -8,7 +9,8 @@ mod network;
 pub mod passes;
 mod store;
 
-pub use exec::{BnStatistics, Forward, Mode, Outputs, RangeMode, Taps};
+pub use blocks::Block;
+pub use exec::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Taps};
 pub use head::Head;
 pub use network::Network;
 pub use store::ParamStore;

@@ -2,6 +2,7 @@
 
 use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
 use crate::Result;
+use crate::autograd::Var;
 use crate::device::Device;
 use crate::ops::fake_quant::Axis;
 use crate::ops::observe::{self, EmaForm, EmaState};
@@ -20,6 +21,8 @@ pub struct Network {
     pub buffers: BTreeMap<String, Tensor>,
     /// Moving averages of activation ranges, by quantizer.
     pub(super) ema: BTreeMap<String, EmaState>,
+    /// Of the pass under way: see [`Network::forward_part`].
+    pub(super) stand_ins: BTreeMap<String, Var>,
 }
 
 /// A quantizer of a network: a weight (per output channel) or a fake-quant node (per tensor).
@@ -75,7 +78,7 @@ impl Network {
             }
         }
         let ranges = ParamStore::new(device, &specs, seed)?;
-        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema })
+        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema, stand_ins: BTreeMap::new() })
     }
 
     pub fn device(&self) -> Device {
@@ -143,7 +146,8 @@ impl Network {
         Ok(())
     }
 
-    fn set_range(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor) -> Result<()> {
+    /// Overwrites the range of a quantizer by name: `[1]` each, or `[k]` of a weight.
+    pub fn set_range(&mut self, quantizer: &str, lo: &Tensor, hi: &Tensor) -> Result<()> {
         self.ranges.get(&format!("{quantizer}.lo"))?.copy_from(lo)?;
         self.ranges.get(&format!("{quantizer}.hi"))?.copy_from(hi)
     }

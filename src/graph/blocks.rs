@@ -1,0 +1,96 @@
+//! A network cut into blocks at the places that all values pass through, and what a cut needs.
+
+use super::{Graph, NodeId, NodeKind};
+use crate::{Error, Result};
+
+/// Consecutive nodes with one value going in and one coming out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The node whose value goes in (it belongs to the block before, or is the network's input).
+    pub from: NodeId,
+    /// The node whose value comes out.
+    pub to: NodeId,
+}
+
+impl Graph {
+    /// The smallest blocks that hold quantized weights each, in order: a residual block with its branches is one, a
+    /// convolution outside of them is one, so is the classifier. A block ends behind the normalisation and activation of
+    /// its last layer; quantizers and pooling begin the next one. Together they lead from the input to the output.
+    ///
+    /// Errors if the graph has several inputs, or none that anything is computed from.
+    pub fn blocks(&self) -> Result<Vec<Block>> {
+        let inputs: Vec<NodeId> =
+            (0..self.nodes.len()).filter(|&i| matches!(self.nodes[i].kind, NodeKind::Input { .. })).collect();
+        let ([start], true) = (inputs.as_slice(), self.nodes.len() > 1) else {
+            let detail =
+                format!("cannot be cut into blocks: it has {} inputs, {} nodes", inputs.len(), self.nodes.len());
+            return Err(Error::network(&self.name, detail));
+        };
+        let output = self.nodes.len() - 1;
+        // Behind a narrow node, nothing older than the node is read again.
+        let mut last_use = vec![0; self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate() {
+            for &i in &node.inputs {
+                last_use[i] = id;
+            }
+        }
+        let mut reach = 0;
+        let mut narrow = vec![false; self.nodes.len()];
+        for id in 0..self.nodes.len() {
+            narrow[id] = id >= *start && reach <= id;
+            reach = reach.max(last_use[id]);
+        }
+        let weighted = |id: NodeId| {
+            use NodeKind::{Conv2d, ConvBn, Linear};
+            let kind = &self.nodes[id].kind;
+            matches!(
+                kind,
+                Conv2d { quant: Some(_), .. } | ConvBn { quant: Some(_), .. } | Linear { quant: Some(_), .. }
+            )
+        };
+        let pointwise =
+            |id: NodeId| matches!(self.nodes[id].kind, NodeKind::BatchNorm { .. } | NodeKind::Activation(_));
+        let (mut blocks, mut from, mut has_weights) = (Vec::new(), *start, false);
+        for id in start + 1..=output {
+            has_weights |= weighted(id);
+            let goes_on = id < output && pointwise(id + 1);
+            if narrow[id] && has_weights && !goes_on && id < output {
+                blocks.push(Block { from, to: id });
+                (from, has_weights) = (id, false);
+            }
+        }
+        // What follows the last weights belongs to their block.
+        match blocks.last_mut() {
+            Some(last) if !has_weights => last.to = output,
+            _ => blocks.push(Block { from, to: output }),
+        }
+        Ok(blocks)
+    }
+
+    /// Which nodes must be computed for the `wanted` ones when the `given` ones are known (they count as needed only if
+    /// something reads them). Errors if an input of the network is needed and not given.
+    pub fn needed(&self, wanted: &[NodeId], given: impl IntoIterator<Item = NodeId>) -> Result<Vec<bool>> {
+        let mut known = vec![false; self.nodes.len()];
+        for id in given {
+            known[id] = true;
+        }
+        let mut needed = vec![false; self.nodes.len()];
+        for &id in wanted {
+            needed[id] = true;
+        }
+        for id in (0..self.nodes.len()).rev() {
+            if !needed[id] || known[id] {
+                continue;
+            }
+            let node = &self.nodes[id];
+            if matches!(node.kind, NodeKind::Input { .. }) {
+                let detail = format!("the wanted values depend on input '{}', which is not given", node.name);
+                return Err(Error::network(&self.name, detail));
+            }
+            for &i in &node.inputs {
+                needed[i] = true;
+            }
+        }
+        Ok(needed)
+    }
+}
