@@ -30,6 +30,9 @@ fn short(name: &str, set: &[String]) -> Recipe {
         // The untrained teacher is unsure of every label: none would pass.
         r.set("student_loss.cross_entropy.gate=0.99").unwrap();
     }
+    if r.reconstruction.is_some() {
+        r.set("reconstruction.iters=2").unwrap();
+    }
     if r.generator_loss.cluster.is_some() {
         // The untrained teacher agrees with one label in ten, and only such samples make centres.
         for s in ["batch=32", "generator_loss.cluster.start=0", "generator_loss.cluster.every=1"] {

@@ -215,6 +215,10 @@ impl Display {
                 self.student.add(it, &l);
                 self.log.write(&json!({"step": it, "student_loss": l.total, "terms": by_name(&l)}))
             }
+            Event::Block { report: r, done, of } => {
+                self.bar.set_message(format!("block {done}/{of}, error {:.4} -> {:.4}", r.before, r.after));
+                self.log.write(&json!({"block": r.name, "before": r.before, "after": r.after, "kept": r.kept}))
+            }
             Event::Evaluated { tally, phase } => {
                 for (points, a) in self.accuracy.iter_mut().zip(&tally.accuracy) {
                     points.push((tally.it as f64, a.top1()));
@@ -272,7 +276,7 @@ fn short(name: &str) -> &str {
 fn line(t: &Tally, phase: &str) -> String {
     let top1: Vec<String> = t.accuracy.iter().map(|a| format!("{:.2} %", a.top1())).collect();
     let (agreement, top1) = (100.0 * t.agreement, top1.join("  "));
-    format!("{:>6}  {phase:<10}  top-1 {top1}  agreement {agreement:.1} %  divergence {:.4}", t.it, t.divergence)
+    format!("{:>6}  {phase:<13}  top-1 {top1}  agreement {agreement:.1} %  divergence {:.4}", t.it, t.divergence)
 }
 
 fn document(

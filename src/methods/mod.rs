@@ -3,6 +3,7 @@
 mod inundation;
 mod loss;
 mod recipe;
+mod reconstruction;
 mod set;
 pub mod terms;
 
@@ -12,3 +13,4 @@ pub use recipe::{
     ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, RangesRecipe, Recipe, SteName,
     StudentOptimizer, StudentRecipe, StudentSchedule, WeightRanges,
 };
+pub use reconstruction::ReconstructionRecipe;

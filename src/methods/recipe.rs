@@ -2,6 +2,7 @@
 
 use super::inundation::InundationRecipe;
 use super::loss::{GeneratorLoss, StudentLoss};
+use super::reconstruction::ReconstructionRecipe;
 use super::terms::{BnStats, CrossEntropy};
 use crate::models::generator::{Condition, GeneratorArch};
 use crate::optim::Schedule;
@@ -38,6 +39,8 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ImagesRecipe>,
     pub ranges: RangesRecipe,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<ReconstructionRecipe>,
     pub student: StudentRecipe,
     pub student_loss: StudentLoss,
 }
@@ -297,6 +300,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("hast", include_str!("../../recipes/hast.toml")),
     ("synq", include_str!("../../recipes/synq.toml")),
     ("zeroq", include_str!("../../recipes/zeroq.toml")),
+    ("genie", include_str!("../../recipes/genie.toml")),
     ("dsg-ptq", include_str!("../../recipes/dsg-ptq.toml")),
 ];
 
@@ -417,6 +421,9 @@ impl Recipe {
             self.ranges.lr == 0.0 || (self.student.ste == SteName::Lsq && self.ranges.weights == WeightRanges::Search),
             "learning ranges needs student.ste = \"lsq\" and ranges.weights = \"search\"",
         )?;
+        if let Some(r) = &self.reconstruction {
+            r.check(self)?;
+        }
         for (key, v) in [
             ("generator.lr", self.generator.lr),
             ("ranges.lr", self.ranges.lr),

@@ -57,6 +57,7 @@ impl Recipe {
         let mut images = ImagesRecipe { count: 0, share: 0.0, ..r.images.take().unwrap_or_default() };
         images.loss = GeneratorLoss::full();
         r.images = Some(images);
+        r.reconstruction = Some(r.reconstruction.unwrap_or_default());
         r
     }
 }

@@ -120,6 +120,12 @@ impl ImagePool {
         Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: logits })
     }
 
+    /// All of them, `[count h w c]`.
+    pub fn all(&self) -> Result<Tensor> {
+        let [h, w, c] = self.shape;
+        self.images.reshape([self.labels.len(), h, w, c])
+    }
+
     /// Stored batch `b` of size `n` in order, and its labels.
     pub fn in_order(&self, b: usize, n: usize) -> Result<(Tensor, Tensor)> {
         let [h, w, c] = self.shape;

@@ -6,6 +6,7 @@ use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
 use super::images::{ImagePool, infer};
+use super::reconstruct::{BlockReport, reconstruct};
 use super::student_step::StudentStep;
 use super::synthetic::Synthetic;
 use crate::autograd::{Tape, Var};
@@ -47,6 +48,7 @@ pub enum Event<'a> {
     Generator { it: u64, losses: Losses },
     Images { done: usize, of: usize, loss: f32 },
     Student { it: u64, losses: Losses },
+    Block { report: &'a BlockReport, done: usize, of: usize },
     Evaluated { tally: &'a Tally, phase: &'a str },
 }
 
@@ -151,7 +153,7 @@ impl QuantizeRun {
                 return Err(Error::Interrupted { step: self.it, run: folder.to_path_buf() });
             }
             if self.it == self.recipe.warmup && self.progress.ptq.is_none() {
-                self.finish_warmup(tests, report)?;
+                self.finish_warmup(tests, folder, stop, report)?;
             }
             let it = self.it + 1;
             if it <= self.recipe.warmup {
@@ -172,7 +174,7 @@ impl QuantizeRun {
             }
         }
         if self.progress.ptq.is_none() {
-            self.finish_warmup(tests, report)?;
+            self.finish_warmup(tests, folder, stop, report)?;
         }
         let ptq = self.progress.ptq.clone().expect("set by finish_warmup");
         Ok(Summary {
@@ -194,8 +196,14 @@ impl QuantizeRun {
         report(Event::Generator { it, losses })
     }
 
-    /// Stored images, calibration, and the first evaluation.
-    fn finish_warmup(&mut self, tests: &[TestSet], report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+    /// Stored images, calibration, reconstruction, and the first evaluations.
+    fn finish_warmup(
+        &mut self,
+        tests: &[TestSet],
+        folder: &Path,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<()> {
         if let (Some(images), None) = (self.recipe.images.as_ref().filter(|i| i.count > 0), &self.pool) {
             let device = self.teacher.device();
             let tell = |done, of, loss| report(Event::Images { done, of, loss });
@@ -222,6 +230,19 @@ impl QuantizeRun {
         let tally = self.tally(tests)?;
         self.consider(&tally)?;
         report(Event::Evaluated { tally: &tally, phase: "calibrated" })?;
+        if let (Some(r), Some(pool)) = (&self.recipe.reconstruction, &self.pool) {
+            let mut tell = |block: &BlockReport, done, of| report(Event::Block { report: block, done, of });
+            let (student, teacher) = (&mut self.student.network, &mut self.teacher);
+            if !reconstruct(student, teacher, pool, r, self.recipe.seed, stop, &mut tell)? {
+                // Without `ptq` the resumed run calibrates and rebuilds anew.
+                checkpoint::save(self, folder)?;
+                return Err(Error::Interrupted { step: self.it, run: folder.to_path_buf() });
+            }
+            let rebuilt = self.tally(tests)?;
+            self.consider(&rebuilt)?;
+            report(Event::Evaluated { tally: &rebuilt, phase: "reconstructed" })?;
+            self.progress.last = Some(rebuilt);
+        }
         self.progress.ptq = Some(tally);
         Ok(())
     }

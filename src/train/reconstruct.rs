@@ -1,0 +1,317 @@
+//! Block reconstruction (Genie-M, Jeon et al., CVPR 2023): block after block, the student's rounding, steps and activation
+//! ranges are trained so that the block's output is the teacher's on stored images, then rounded for good.
+//!
+//! What goes into a block is computed once, by the teacher and by the blocks rebuilt so far. Ours: a block whose error on
+//! the quantized inputs did not fall is left as calibration made it.
+
+use super::images::ImagePool;
+use crate::autograd::{Tape, Var};
+use crate::graph::{Block, Drop, Forward, Init, Network, NodeId, ParamSpec, ParamStore};
+use crate::methods::ReconstructionRecipe;
+use crate::ops::adaround::{Rounding, rounding_penalty};
+use crate::ops::elementwise::{mul, weighted_sum};
+use crate::ops::embedding::embedding;
+use crate::ops::fake_quant::Ste;
+use crate::ops::mse::mse;
+use crate::ops::qdrop::qdrop;
+use crate::ops::random;
+use crate::optim::{Adam, Schedule};
+use crate::tensor::{DType, Shape, Tensor};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A block that is done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockReport {
+    /// Name of its last node.
+    pub name: String,
+    /// Squared error of its output on the quantized inputs, summed over channels, mean over the rest: with the calibrated
+    /// quantizers, and with the learned ones.
+    pub before: f64,
+    pub after: f64,
+    /// Whether the learned ones were taken.
+    pub kept: bool,
+}
+
+/// Images per pass when whole tables are computed.
+const PASS: usize = 64;
+/// Draws, away from the loop's: 4096 streams per iteration, of which nodes take the first.
+const DRAWS: u64 = 1 << 60;
+const PICK: u64 = 4095;
+const MIX: u64 = 4094;
+
+/// Values of one node for all stored images.
+struct Table {
+    /// `[n, elements]`.
+    rows: Tensor,
+    /// Of one image.
+    shape: Vec<usize>,
+}
+
+impl Table {
+    fn of(&self, n: usize, rows: Tensor) -> Result<Tensor> {
+        rows.reshape(Shape::new(&[&[n], &self.shape[..]].concat()))
+    }
+    fn len(&self) -> usize {
+        self.rows.dim(0)
+    }
+    fn slice(&self, from: usize, n: usize) -> Result<Tensor> {
+        let row = self.rows.dim(1);
+        self.of(n, self.rows.view(from * row, [n, row])?)
+    }
+    /// The rows `pick` (I32).
+    fn gather(&self, pick: &Tensor) -> Result<Tensor> {
+        let mut tape = Tape::inference(&self.rows.device());
+        self.of(pick.len(), embedding(&mut tape, &Var::constant(self.rows.clone()), pick)?.value)
+    }
+}
+
+/// The values behind node `to` of all images, from those behind node `from`.
+fn advance(network: &mut Network, from: NodeId, to: NodeId, table: &Table, how: Forward) -> Result<Table> {
+    let device = network.device();
+    let none = BTreeMap::new();
+    let n = table.len();
+    let mut out: Option<Table> = None;
+    for start in (0..n).step_by(PASS) {
+        let count = PASS.min(n - start);
+        let x = Var::constant(table.slice(start, count)?);
+        let mut tape = Tape::inference(&device);
+        let y = network.forward_part(&mut tape, &[(from, x)], &[to], &none, how)?.remove(0).value;
+        let row = y.len() / count;
+        if out.is_none() {
+            let rows = Tensor::empty(&device, [n, row], DType::F32)?;
+            out = Some(Table { rows, shape: y.shape()[1..].to_vec() });
+        }
+        let all = out.as_ref().expect("just made");
+        all.rows.view(start * row, [count, row])?.copy_from(&y)?;
+    }
+    out.ok_or_else(|| Error::op("reconstruct", "there are no stored images"))
+}
+
+/// Squared error, summed over channels (the last dimension), mean over the rest.
+fn error(a: &Table, b: &Table) -> Result<f64> {
+    let channels = a.shape.last().copied().unwrap_or(1) as f64;
+    let mut sum = 0.0;
+    for start in (0..a.len()).step_by(PASS) {
+        let count = PASS.min(a.len() - start);
+        let mut tape = Tape::inference(&a.rows.device());
+        let (x, y) = (Var::constant(a.slice(start, count)?), Var::constant(b.slice(start, count)?));
+        sum += mse(&mut tape, &x, &y)?.value.item()? * count as f64;
+    }
+    Ok(sum / a.len() as f64 * channels)
+}
+
+/// Rebuilds all blocks of `student` in place; `tell(report, done, of)` after each. False if `stop` was set before the end:
+/// then the student is as it was.
+pub(super) fn reconstruct(
+    student: &mut Network,
+    teacher: &mut Network,
+    pool: &ImagePool,
+    r: &ReconstructionRecipe,
+    seed: u64,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(&BlockReport, usize, usize) -> Result<()>,
+) -> Result<bool> {
+    let blocks = student.graph.blocks()?;
+    let start = (student.params.values().duplicate()?, student.ranges.values().duplicate()?);
+    let images = pool.all()?;
+    let shape = images.shape()[1..].to_vec();
+    let rows = images.reshape([images.dim(0), images.len() / images.dim(0)])?;
+    let mut full = Table { rows: rows.clone(), shape: shape.clone() };
+    let mut quantized = Table { rows, shape };
+    // Weights keep their stored ranges, whatever the student's loop does.
+    let how = Forward { constant: true, ..Forward::eval() };
+    for (b, block) in blocks.iter().enumerate() {
+        let name = student.graph.nodes[block.to].name.clone();
+        let theirs = |id: NodeId| teacher.graph.node(&student.graph.nodes[id].name);
+        let (from, to) = (theirs(block.from)?, theirs(block.to)?);
+        let target = advance(teacher, from, to, &full, Forward { float: true, ..how })?;
+        let calibrated = advance(student, block.from, block.to, &quantized, how)?;
+        let before = error(&calibrated, &target)?;
+        let old = (student.params.values().duplicate()?, student.ranges.values().duplicate()?);
+        let data = Data { full: &full, quantized: &quantized, target: &target };
+        if !train(student, *block, b as u64, &data, r, seed, stop)? {
+            put(student, &start)?;
+            return Ok(false);
+        }
+        let learned = advance(student, block.from, block.to, &quantized, how)?;
+        let after = error(&learned, &target)?;
+        if !after.is_finite() {
+            let hint = "; lower reconstruction.range_lr or reconstruction.step_lr";
+            return Err(Error::NonFinite {
+                step: r.iters,
+                term: format!("reconstruction of '{name}'"),
+                value: after as f32,
+                hint,
+            });
+        }
+        let kept = after < before;
+        if !kept {
+            put(student, &old)?;
+        }
+        tell(&BlockReport { name, before, after, kept }, b + 1, blocks.len())?;
+        quantized = if kept { learned } else { calibrated };
+        full = target;
+    }
+    Ok(true)
+}
+
+fn put(student: &mut Network, (params, ranges): &(Tensor, Tensor)) -> Result<()> {
+    student.params.values_mut().copy_from(params)?;
+    student.ranges.values_mut().copy_from(ranges)
+}
+
+/// What a block is trained on.
+struct Data<'a> {
+    full: &'a Table,
+    quantized: &'a Table,
+    target: &'a Table,
+}
+
+/// A store and its optimizer.
+struct Group {
+    store: ParamStore,
+    adam: Adam,
+}
+
+impl Group {
+    fn new(student: &Network, specs: &[ParamSpec]) -> Result<Self> {
+        let mut store = ParamStore::new(&student.device(), specs, 0)?;
+        store.train()?;
+        let adam = Adam::new(store.values(), 0.9, 0.999, 1e-8)?;
+        Ok(Self { store, adam })
+    }
+    fn step(&mut self, lr: f32) -> Result<()> {
+        let (values, grads) = self.store.flat()?;
+        self.adam.step(values, grads, lr)
+    }
+}
+
+/// What is learned in a block, by quantizer.
+struct Learned {
+    weights: Vec<(String, Rounding)>,
+    activations: Vec<String>,
+    /// Rounding variables, shaped like the weights.
+    choices: Group,
+    /// Steps relative to the calibrated ones, `[k]`.
+    ratios: Group,
+    /// `NAME.lo` and `.hi` of activations.
+    ranges: Group,
+}
+
+impl Learned {
+    fn new(student: &Network, block: Block) -> Result<Self> {
+        let needed = student.graph.needed(&[block.to], [block.from])?;
+        let inside: Vec<_> =
+            student.graph.quantizers().into_iter().filter(|q| needed[q.node] && q.node != block.from).collect();
+        let (mut weights, mut activations) = (Vec::new(), Vec::new());
+        let [mut choices, mut ratios, mut ranges] = [Vec::new(), Vec::new(), Vec::new()];
+        let spec = |name: String, shape: Shape, init| ParamSpec { name, shape, init };
+        for q in &inside {
+            let range = |end: &str| student.ranges.get(&format!("{}.{end}", q.name));
+            if q.weight {
+                let w = student.params.get(&q.name)?;
+                choices.push(spec(q.name.clone(), w.shape(), Init::Zeros));
+                ratios.push(spec(q.name.clone(), [q.channels].into(), Init::Ones));
+                weights.push((q.name.clone(), Rounding::new(&w, &range("lo")?, &range("hi")?, q.bits)?));
+            } else {
+                ranges.extend(["lo", "hi"].map(|end| spec(format!("{}.{end}", q.name), [1].into(), Init::Zeros)));
+                activations.push(q.name.clone());
+            }
+        }
+        let [choices, ratios, ranges] =
+            [Group::new(student, &choices)?, Group::new(student, &ratios)?, Group::new(student, &ranges)?];
+        for (name, rounding) in &weights {
+            choices.store.get(name)?.copy_from(&rounding.start)?;
+        }
+        for name in activations.iter().flat_map(|n| [format!("{n}.lo"), format!("{n}.hi")]) {
+            ranges.store.get(&name)?.copy_from(&student.ranges.get(&name)?)?;
+        }
+        Ok(Self { weights, activations, choices, ratios, ranges })
+    }
+
+    /// All of it on a tape: softly rounded weights and activation ranges by name, and the rounding variables.
+    fn on(&self, tape: &mut Tape) -> Result<(BTreeMap<String, Var>, Vec<Var>)> {
+        let (mut stand_ins, mut open) = (BTreeMap::new(), Vec::new());
+        for (name, rounding) in &self.weights {
+            let v = self.choices.store.var(tape, name)?;
+            let ratio = self.ratios.store.var(tape, name)?;
+            let step = mul(tape, &ratio, &Var::constant(rounding.step.clone()))?;
+            stand_ins.insert(name.clone(), rounding.soft(tape, &v, &step)?);
+            open.push(v);
+        }
+        for name in self.activations.iter().flat_map(|n| [format!("{n}.lo"), format!("{n}.hi")]) {
+            stand_ins.insert(name.clone(), self.ranges.store.var(tape, &name)?);
+        }
+        Ok((stand_ins, open))
+    }
+
+    /// Hard rounding: weights become the values of their codes, so that the student's own quantizers give these codes.
+    fn write(&self, student: &mut Network) -> Result<()> {
+        for (name, rounding) in &self.weights {
+            let mut tape = Tape::inference(&student.device());
+            let ratio = Var::constant(self.ratios.store.get(name)?);
+            let step = mul(&mut tape, &ratio, &Var::constant(rounding.step.clone()))?.value;
+            let hard = rounding.harden(&self.choices.store.get(name)?, &step)?;
+            student.params.get(name)?.copy_from(&hard.values)?;
+            student.set_range(name, &hard.lo, &hard.hi)?;
+        }
+        for name in &self.activations {
+            let [lo, hi] = ["lo", "hi"].map(|end| self.ranges.store.get(&format!("{name}.{end}")));
+            student.set_range(name, &lo?, &hi?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Trains a block and writes the result into the student. False if `stop` was set.
+fn train(
+    student: &mut Network,
+    block: Block,
+    index: u64,
+    data: &Data,
+    r: &ReconstructionRecipe,
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<bool> {
+    let device = student.device();
+    let mut learned = Learned::new(student, block)?;
+    let channels = data.target.shape.last().copied().unwrap_or(1) as f32;
+    let cosine = Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 };
+    let first = (r.iters as f64 * f64::from(r.penalty_start)) as u64;
+    for k in 0..r.iters {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let stream = DRAWS + (index << 40) + (k << 12);
+        let pick = random::labels(&device, r.batch, data.full.len(), seed, stream + PICK)?;
+        let (full, quantized) = (data.full.gather(&pick)?, data.quantized.gather(&pick)?);
+        let draw = random::uniform(&device, full.shape(), seed, stream + MIX)?;
+        let mut plain = Tape::inference(&device);
+        let x = qdrop(&mut plain, &Var::constant(quantized), &Var::constant(full), &draw, r.mix)?;
+        let target = Var::constant(data.target.gather(&pick)?);
+
+        let mut tape = Tape::new(&device);
+        let (stand_ins, open) = learned.on(&mut tape)?;
+        let drop = (r.drop > 0.0).then_some(Drop { share: r.drop, seed, stream });
+        let how = Forward { constant: true, ste: Ste::Lsq, drop, ..Forward::eval() };
+        let y = student.forward_part(&mut tape, &[(block.from, x)], &[block.to], &stand_ins, how)?.remove(0);
+        let mut terms = vec![(channels, mse(&mut tape, &y, &target)?)];
+        if k >= first && r.penalty > 0.0 {
+            let done = (k - first) as f32 / (r.iters - first) as f32;
+            let beta = r.beta_first + (r.beta_last - r.beta_first) * done;
+            for v in &open {
+                terms.push((r.penalty, rounding_penalty(&mut tape, v, beta)?));
+            }
+        }
+        let terms: Vec<(f32, &Var)> = terms.iter().map(|(w, v)| (*w, v)).collect();
+        let loss = weighted_sum(&mut tape, &terms)?;
+        tape.backward(&loss)?;
+        learned.choices.step(r.rounding_lr)?;
+        learned.ratios.step(r.step_lr * cosine.factor(k))?;
+        learned.ranges.step(r.range_lr * cosine.factor(k))?;
+    }
+    learned.write(student)?;
+    Ok(true)
+}
