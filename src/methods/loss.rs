@@ -4,7 +4,7 @@
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
     EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair,
-    SlackStats, StudentCrossEntropy, StudentTerm, TotalVariation,
+    SlackStats, SoftLabel, StudentCrossEntropy, StudentTerm, TotalVariation,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -22,6 +22,8 @@ pub struct GeneratorLoss {
     pub bn_stats: Option<BnStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slack_stats: Option<SlackStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft_label: Option<SoftLabel>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +81,7 @@ impl GeneratorLoss {
             cross_entropy: Some(CrossEntropy::default()),
             bn_stats: Some(BnStats::default()),
             slack_stats: Some(SlackStats::default()),
+            soft_label: Some(SoftLabel::default()),
             cluster: Some(Cluster::default()),
             attention_center: Some(AttentionCenter::default()),
             attention_consistency: Some(AttentionConsistency::default()),
@@ -98,6 +101,7 @@ impl GeneratorLoss {
             cross_entropy,
             bn_stats,
             slack_stats,
+            soft_label,
             cluster,
             attention_center,
             attention_consistency,
@@ -112,6 +116,7 @@ impl GeneratorLoss {
             generator_term(cross_entropy),
             generator_term(bn_stats),
             generator_term(slack_stats),
+            generator_term(soft_label),
             generator_term(cluster),
             generator_term(attention_center),
             generator_term(attention_consistency),

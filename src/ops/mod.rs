@@ -57,6 +57,7 @@ registry! {
     shortcut,
     sign_step,
     slack_stats_loss,
+    soft_label,
     total_variation,
     tune_stats,
     unit_range,

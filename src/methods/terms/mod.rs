@@ -17,6 +17,7 @@ mod kl;
 mod logits_mse;
 mod pair;
 mod slack_stats;
+mod soft_label;
 
 pub use adaptability::{Adaptability, EntropyDifference};
 pub use attention_center::AttentionCenter;
@@ -35,6 +36,7 @@ pub use kl::{Kl, KlReductionName};
 pub use logits_mse::LogitsMse;
 pub use pair::{Pair, PairFormName, PairSource};
 pub use slack_stats::{SlackFormName, SlackReductionName, SlackStats};
+pub use soft_label::SoftLabel;
 
 use crate::autograd::{Tape, Var};
 use crate::graph::{BnStatistics, Graph, Network};
