@@ -163,9 +163,29 @@ fn an_image_term_without_weight_changes_the_images() {
             let without = images_of(&short(&[format!("images.loss.{}.weight=0", term.name())]));
             assert!(with != without, "{name}: {} passes no gradient", term.name());
         }
+        let cropped = images_of(&short(&["images.augment=1".into()]));
+        assert!(with != cropped, "{name}: crops do nothing");
         let shifted = images_of(&short(&["images.roll=5".into()]));
         assert!(images.roll == 5 || with != shifted, "{name}: shifts do nothing");
     }
+}
+
+/// Stored images reach the student cropped, with the teacher's word on the crops.
+#[test]
+fn stored_images_are_cropped_for_the_student() {
+    let after = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        let mut run = start(&short("intraq", &set));
+        let folder = tempfile::tempdir().unwrap();
+        run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+        let pool = run.pool.unwrap();
+        (pool.images.to_vec::<f32>().unwrap(), run.student.network.params.values().to_vec::<f32>().unwrap())
+    };
+    let (with, without) = (after(&[]), after(&["images.train_augment=0"]));
+    assert!(with.0 == without.0 && with.1 != without.1);
+    // Whole images that are not flipped half of the time: some crop is the image itself, but not all are.
+    let whole = after(&["images.augment_scale=1"]);
+    assert!(whole.1 != without.1);
 }
 
 /// Without warm-up the criterion's images are stored ones that nobody else sees, and survive a checkpoint.
@@ -368,6 +388,10 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ("zeroq", &["iters=5", "student_loss.cross_entropy.weight=1"], "student_loss.cross_entropy"),
         ("zeroq", &["images.patience=0"], "images.patience"),
         ("zeroq", &["images.min_lr=-1"], "images.min_lr"),
+        ("intraq", &["images.augment=1.5"], "images.augment"),
+        ("intraq", &["images.train_augment=-1"], "images.train_augment"),
+        ("intraq", &["images.augment_scale=0"], "images.augment_scale"),
+        ("intraq", &["images.loss.soft_label.low=2"], "soft_label.low"),
         ("dsg-ptq", &["images.roll=5000"], "images.roll"),
         ("dsg-ptq", &["images.loss.l2.weight=-1"], "images.loss.l2.weight"),
     ];

@@ -105,6 +105,13 @@ pub struct ImagesRecipe {
     /// Before every iteration all images of a batch are shifted by up to this many pixels along both axes, in a circle;
     /// 0 for none. (DSG, released code: 30.)
     pub roll: usize,
+    /// Probability that all images of a batch are cropped, resized and flipped at random, each for itself, before an
+    /// iteration (IntraQ, released code: 0.5; HAST's for ImageNet too).
+    pub augment: f32,
+    /// The same for a batch that the student is given (IntraQ, released code: 1); the teacher is asked about the crops.
+    pub train_augment: f32,
+    /// Smallest area of a crop, relative to the image (IntraQ: 0.5).
+    pub augment_scale: f32,
     /// Start from the generator's images instead of normal noise (ours: shortens the optimisation).
     pub from_generator: bool,
     /// Fraction of student batches drawn from them, in 0..=1.
@@ -127,6 +134,9 @@ impl Default for ImagesRecipe {
             patience: 100,
             min_lr: 1e-4,
             roll: 0,
+            augment: 0.0,
+            train_augment: 0.0,
+            augment_scale: 0.5,
             from_generator: true,
             share: 0.5,
             loss,
@@ -211,7 +221,8 @@ pub struct StudentRecipe {
     pub low_pass: f32,
     /// Adds the loss of a second copy of every batch, `x + perturb sign(dloss/dx)`; 0 for none (HAST, Li et al., CVPR 2023,
     /// released code: 0.01 for CIFAR-10, 0.02 for CIFAR-100, with weight 1). The teacher is asked about the copy too. Ours:
-    /// the sign is of the student's way alone, with the teacher's output as it is (released code: through both networks).
+    /// the sign is of the student's way alone, with the teacher's output as it is (released code: through both networks), and
+    /// of the whole loss, `cam` included (SynQ: without).
     #[serde(default)]
     pub perturb: f32,
     #[serde(default = "one")]
@@ -297,6 +308,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("adadfq", include_str!("../../recipes/adadfq.toml")),
     ("kmdfq", include_str!("../../recipes/kmdfq.toml")),
     ("ait", include_str!("../../recipes/ait.toml")),
+    ("intraq", include_str!("../../recipes/intraq.toml")),
     ("hast", include_str!("../../recipes/hast.toml")),
     ("synq", include_str!("../../recipes/synq.toml")),
     ("zeroq", include_str!("../../recipes/zeroq.toml")),
@@ -382,6 +394,13 @@ impl Recipe {
             finite("images.lr", images.lr)?;
             finite("images.min_lr", images.min_lr)?;
             positive("images.patience", images.patience >= 1, "must be at least 1")?;
+            let crops = [("images.augment", images.augment), ("images.train_augment", images.train_augment)];
+            crops.iter().try_for_each(|(key, v)| positive(key, (0.0..=1.0).contains(v), "must lie in 0..=1"))?;
+            positive(
+                "images.augment_scale",
+                0.0 < images.augment_scale && images.augment_scale <= 1.0,
+                "must lie above 0 and up to 1",
+            )?;
             positive("images.roll", images.roll <= 4096, "must be at most 4096 pixels")?;
             images.loss.check(None).map_err(|e| e.within("images.loss"))?;
             let names: Vec<&str> = images.loss.terms().iter().map(|t| t.name()).collect();

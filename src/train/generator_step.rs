@@ -83,20 +83,8 @@ impl GeneratorStep {
         Ok(self.network.forward(tape, &inputs, Forward::batch(), &Taps::default())?.output)
     }
 
-    /// Crops and flips the batch of iteration `it`, if its draw says so; gradients flow through.
     fn augment(&self, tape: &mut Tape, images: Var, it: u64) -> Result<Var> {
-        if self.recipe.augment == 0.0 {
-            return Ok(images);
-        }
-        let coin = random::uniform(&Device::cpu(), [1], self.seed, stream(it, Draw::Coin))?.item()? as f32;
-        if coin >= self.recipe.augment {
-            return Ok(images);
-        }
-        let [n, h, w, _] = images.shape().nhwc("augment")?;
-        let spec = CropSpec::new([self.recipe.augment_scale, 1.0]);
-        let device = self.network.device();
-        let (boxes, flips) = draw_crops(&device, [n, h, w], spec, self.seed, stream(it, Draw::Crops))?;
-        crop_flip(tape, &images, &boxes, &flips, [h, w])
+        augment(tape, images, (self.recipe.augment, self.recipe.augment_scale), self.seed, it)
     }
 
     /// Images without a step, for calibration (`it` selects the draw).
@@ -134,6 +122,22 @@ impl GeneratorStep {
         self.adam.step(values, grads, self.recipe.lr)?;
         Ok((synthetic, losses))
     }
+}
+
+/// Crops and flips the images, each for itself, with probability `chance` for the batch of iteration `it`; gradients flow
+/// through. A crop keeps at least `smallest` of the area.
+pub(super) fn augment(tape: &mut Tape, images: Var, (chance, smallest): (f32, f32), seed: u64, it: u64) -> Result<Var> {
+    if chance == 0.0 {
+        return Ok(images);
+    }
+    let coin = random::uniform(&Device::cpu(), [1], seed, stream(it, Draw::Coin))?.item()? as f32;
+    if coin >= chance {
+        return Ok(images);
+    }
+    let [n, h, w, _] = images.shape().nhwc("augment")?;
+    let spec = CropSpec::new([smallest, 1.0]);
+    let (boxes, flips) = draw_crops(tape.device(), [n, h, w], spec, seed, stream(it, Draw::Crops))?;
+    crop_flip(tape, &images, &boxes, &flips, [h, w])
 }
 
 /// `n` rows that repeat those of `t` in order.

@@ -1,7 +1,7 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, Surroundings, stream, teacher_loss};
+use super::generator_step::{Draw, GeneratorStep, Surroundings, augment, stream, teacher_loss};
 use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -15,6 +15,8 @@ use crate::tensor::{DType, Tensor};
 
 /// Iteration numbers of the pool's own draws start here, away from the loop's.
 const DRAW_BASE: u64 = 1 << 40;
+/// Those of crops of stored images for the student.
+const CROP_BASE: u64 = 1 << 43;
 
 /// Stored images `[count, h*w*c]`, their labels and the teacher's logits.
 pub struct ImagePool {
@@ -64,6 +66,7 @@ impl ImagePool {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
                 let seen = if r.roll > 0 { roll(&mut tape, &leaf, jitter(r.roll, recipe.seed, it, k)?)? } else { leaf };
+                let seen = augment(&mut tape, seen, (r.augment, r.augment_scale), recipe.seed, (it << 20) + k)?;
                 let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it };
                 let total = teacher_loss(&mut tape, teacher, &r.loss, &seen, &conditions, rest)?.0;
                 // Reading the loss waits for the device.
@@ -132,6 +135,16 @@ impl ImagePool {
         let first = b % (self.labels.len() / n).max(1) * n;
         Ok((self.images.view(first * h * w * c, [n, h, w, c])?, self.labels.view(first, [n])?))
     }
+}
+
+/// `batch` cropped and flipped for iteration `it` where the recipe says so, and the teacher's word on what comes out.
+pub(super) fn cropped(batch: Synthetic, teacher: &mut Network, recipe: &Recipe, it: u64) -> Result<Synthetic> {
+    let Some(r) = recipe.images.as_ref().filter(|r| r.train_augment > 0.0) else { return Ok(batch) };
+    let mut tape = Tape::inference(&batch.images.device());
+    let whole = Var::constant(batch.images.clone());
+    let images = augment(&mut tape, whole, (r.train_augment, r.augment_scale), recipe.seed, CROP_BASE + it)?.value;
+    let teacher_logits = infer(teacher, &images)?;
+    Ok(Synthetic { images, teacher_logits, ..batch })
 }
 
 /// The learning rate of a batch's iterations.

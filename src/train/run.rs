@@ -5,7 +5,7 @@ use super::checkpoint;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
-use super::images::{ImagePool, infer};
+use super::images::{ImagePool, cropped, infer};
 use super::reconstruct::{BlockReport, reconstruct};
 use super::student_step::StudentStep;
 use super::synthetic::Synthetic;
@@ -262,7 +262,9 @@ impl QuantizeRun {
             fresh = Some(made);
         }
         let batch = match (&self.pool, fresh) {
-            (Some(pool), _) if stored => pool.batch(n, self.recipe.seed, it)?,
+            (Some(pool), _) if stored => {
+                cropped(pool.batch(n, self.recipe.seed, it)?, &mut self.teacher, &self.recipe, it)?
+            }
             (_, Some(made)) => made,
             _ => {
                 let (images, labels) = self.generator.sample(n, it, false)?;
