@@ -137,7 +137,7 @@ fn the_low_pass_filter_reaches_both_networks() {
     let mut tape = Tape::inference(&Device::cpu());
     let images = low_pass(&mut tape, &Var::constant(made.images.clone()), 2.0).unwrap().value;
     let by_hand =
-        Synthetic { teacher_logits: plain.teacher_logits(&images).unwrap(), images, labels: made.labels.clone() };
+        Synthetic { teacher_logits: Some(plain.teacher_logits(&images).unwrap()), images, labels: made.labels.clone() };
     let losses = |run: &mut QuantizeRun, batch: &Synthetic| run.student.step(&mut run.teacher, batch, 3).unwrap();
     let unfiltered = losses(&mut start(&short("gdfq", &[])), &made);
     assert_eq!(losses(&mut filtered, &made), losses(&mut plain, &by_hand));

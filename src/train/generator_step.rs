@@ -115,7 +115,7 @@ impl GeneratorStep {
         let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it };
         let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, rest)?;
         let synthetic =
-            Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: logits };
+            Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: Some(logits) };
         let losses = total.read()?;
         tape.backward(&total.loss)?;
         let (values, grads) = self.network.params.flat()?;

@@ -120,7 +120,7 @@ impl ImagePool {
         let chosen: Vec<i32> = pick.to_vec::<i32>()?.into_iter().map(|i| all[i as usize]).collect();
         let labels = Tensor::from_slice(&device, [n], &chosen)?;
         let [h, w, c] = self.shape;
-        Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: logits })
+        Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: Some(logits) })
     }
 
     /// All of them, `[count h w c]`.
@@ -137,14 +137,13 @@ impl ImagePool {
     }
 }
 
-/// `batch` cropped and flipped for iteration `it` where the recipe says so, and the teacher's word on what comes out.
-pub(super) fn cropped(batch: Synthetic, teacher: &mut Network, recipe: &Recipe, it: u64) -> Result<Synthetic> {
+/// `batch` cropped and flipped for iteration `it` where the recipe says so; what the teacher says of it is then not known.
+pub(super) fn cropped(batch: Synthetic, recipe: &Recipe, it: u64) -> Result<Synthetic> {
     let Some(r) = recipe.images.as_ref().filter(|r| r.train_augment > 0.0) else { return Ok(batch) };
     let mut tape = Tape::inference(&batch.images.device());
     let whole = Var::constant(batch.images.clone());
     let images = augment(&mut tape, whole, (r.train_augment, r.augment_scale), recipe.seed, CROP_BASE + it)?.value;
-    let teacher_logits = infer(teacher, &images)?;
-    Ok(Synthetic { images, teacher_logits, ..batch })
+    Ok(Synthetic { images, teacher_logits: None, ..batch })
 }
 
 /// The learning rate of a batch's iterations.

@@ -250,9 +250,10 @@ impl QuantizeRun {
     fn student_iteration(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
         let r = &self.recipe;
         let n = r.batch;
-        // Low-discrepancy choice between stored and fresh images: exactly `share` of the batches, evenly spread.
+        // Low-discrepancy choice between stored and fresh images: exactly `share` of the batches, evenly spread. One ahead,
+        // so that fresh batches fall on iterations that step the generator and have made images anyway.
         let share = r.images.as_ref().map_or(0.0, |i| f64::from(i.share));
-        let stored = (it as f64 * share).floor() > ((it - 1) as f64 * share).floor();
+        let stored = ((it + 1) as f64 * share).floor() > (it as f64 * share).floor();
         let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
         let mut fresh = None;
         if step_generator {
@@ -262,14 +263,11 @@ impl QuantizeRun {
             fresh = Some(made);
         }
         let batch = match (&self.pool, fresh) {
-            (Some(pool), _) if stored => {
-                cropped(pool.batch(n, self.recipe.seed, it)?, &mut self.teacher, &self.recipe, it)?
-            }
+            (Some(pool), _) if stored => cropped(pool.batch(n, self.recipe.seed, it)?, &self.recipe, it)?,
             (_, Some(made)) => made,
             _ => {
                 let (images, labels) = self.generator.sample(n, it, false)?;
-                let teacher_logits = infer(&mut self.teacher, &images)?;
-                Synthetic { images, labels, teacher_logits }
+                Synthetic { images, labels, teacher_logits: None }
             }
         };
         let losses = self.student.step(&mut self.teacher, &batch, it)?;

@@ -143,7 +143,7 @@ impl StudentStep {
     pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
         let filter = self.recipe.student.low_pass > 0.0;
         let images = if filter { self.filtered(&batch.images)? } else { batch.images.clone() };
-        let logits = (!filter).then_some(&batch.teacher_logits);
+        let logits = batch.teacher_logits.as_ref().filter(|_| !filter);
         let loss = self.recipe.student_loss.clone();
         let lesson = self.lesson(teacher, &loss, &images, logits)?;
         let mut tape = Tape::new(&self.network.device());
