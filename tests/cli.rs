@@ -164,10 +164,10 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
     let f = tempfile::tempdir().unwrap();
     let model = checkpoint(&f, "model", |_| {});
     let set = cifar(&f, "test.bin", 40);
-    for method in ["gdfq", "default"] {
+    for method in ["gdfq", "best"] {
         let mut args = vec!["quantize", "--model", &model, "--eval", &set, "--method", method, "--json"];
         args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
-        if method == "default" {
+        if method == "best" {
             args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
         }
         let summary = json(&f, &args);

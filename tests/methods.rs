@@ -238,7 +238,7 @@ fn the_perturbed_copy_is_harder_and_trains() {
     assert!(bare < copied.0.total, "feature_alignment was not left out: {bare}");
     assert_eq!(step(&["student.perturb=0.02", "student.perturb_weight=0"]), plain);
     // Learned ranges have gradients of both images too.
-    let learned = |set: &[String]| student_after(&short("default", set));
+    let learned = |set: &[String]| student_after(&short("best", set));
     assert!(learned(&["student.perturb=0.02".into()]) != learned(&[]));
 }
 
@@ -285,7 +285,7 @@ fn inundation_flips_codes_of_every_weight_tensor() {
 /// Clipping is a factor on calibrated ranges; a zero image pulls them towards its own.
 #[test]
 fn activation_ranges_are_clipped_and_see_a_zero_image_on_request() {
-    for name in ["gdfq", "default"] {
+    for name in ["gdfq", "best"] {
         let ranges = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
             let mut run = start(&short(name, &[&["iters=2".into()], &set[..]].concat()));
@@ -375,13 +375,13 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ),
         ("gdfq", &["student.momentum=0"], "student.momentum"),
         ("gdfq", &["student.inundation.tau=0.01"], "student.weight_decay"),
-        ("default", &["student.inundation.tau=1"], "student.inundation.tau"),
-        ("default", &["student.inundation.cap=0.5"], "student.inundation.cap"),
+        ("best", &["student.inundation.tau=1"], "student.inundation.tau"),
+        ("best", &["student.inundation.cap=0.5"], "student.inundation.cap"),
         ("gdfq", &["ranges.clip=0"], "ranges.clip"),
         ("gdfq", &["ranges.clip=1.5"], "ranges.clip"),
         ("gdfq", &["student_loss.cam.weight=-1"], "student_loss.cam.weight"),
-        ("default", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
-        ("default", &["warmup=0"], "images.from_generator"),
+        ("best", &["images.loss.cluster.weight=1"], "images.loss.cluster"),
+        ("best", &["warmup=0"], "images.from_generator"),
         ("zeroq", &["images.count=0", "images.share=0"], "iters"),
         ("zeroq", &["iters=5", "images.share=0.5"], "images.share"),
         ("zeroq", &["ranges.batches=0"], "ranges.batches"),

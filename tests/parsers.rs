@@ -265,7 +265,7 @@ proptest! {
         share in 0f32..=1.0,
         batch in 2..1usize << 40,
     ) {
-        let mut recipe = Recipe::load("default").unwrap();
+        let mut recipe = Recipe::load("best").unwrap();
         let lr = lr.abs();
         for line in [
             format!("seed={seed}"),

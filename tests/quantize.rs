@@ -154,7 +154,7 @@ fn gdfq_resumes_bit_for_bit_from_warmup() {
 fn default_resumes_bit_for_bit_between_student_steps() {
     let set = ["batch=16", "iters=6", "warmup=2", "eval_every=2", "images.count=32", "images.iters=2"];
     let set = [&set[..], &["ranges.batches=1", "generator.every=2"]].concat();
-    resumes_bit_for_bit(&recipe("default", &set), 3);
+    resumes_bit_for_bit(&recipe("best", &set), 3);
 }
 
 #[test]
@@ -281,7 +281,7 @@ mod devices {
             "ranges.batches=1",
         ];
         let set = [&set[..], &["wbits=8", "abits=8"]].concat();
-        agree(&recipe("default", &set));
+        agree(&recipe("best", &set));
     }
 
     /// What one generator step and one student step leave behind.

@@ -24,8 +24,8 @@ pub struct Args {
     /// Test set for the report: cifar10:FILE, idx:IMAGES,LABELS, builtin:test; may be repeated. Never trained on
     #[arg(long = "eval")]
     sets: Vec<String>,
-    /// Recipe: default, gdfq, or a .toml file
-    #[arg(long, default_value = "default")]
+    /// Recipe: a name of `methods list`, or a .toml file
+    #[arg(long, default_value = "best")]
     method: String,
     /// Change one key of the recipe, e.g. student.lr=1e-4; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]

@@ -298,7 +298,7 @@ pub enum SteName {
 
 /// Embedded recipes by name.
 const EMBEDDED: &[(&str, &str)] = &[
-    ("default", include_str!("../../recipes/default.toml")),
+    ("best", include_str!("../../recipes/best.toml")),
     ("gdfq", include_str!("../../recipes/gdfq.toml")),
     ("dsg", include_str!("../../recipes/dsg.toml")),
     ("clusterq", include_str!("../../recipes/clusterq.toml")),
