@@ -1,11 +1,13 @@
 //! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data and small terms.
 
+mod embedded;
 mod inundation;
 mod loss;
 mod recipe;
 mod reconstruction;
 mod set;
 pub mod terms;
+mod validate;
 
 pub use inundation::InundationRecipe;
 pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};

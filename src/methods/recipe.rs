@@ -1,4 +1,4 @@
-//! A recipe: one TOML file, every key checked, unknown keys refused. `recipes/*.toml` are embedded in the binary.
+//! A recipe: one TOML file, unknown keys refused (`validate.rs` checks the values).
 
 use super::inundation::InundationRecipe;
 use super::loss::{GeneratorLoss, StudentLoss};
@@ -6,9 +6,7 @@ use super::reconstruction::ReconstructionRecipe;
 use super::terms::{BnStats, CrossEntropy};
 use crate::models::generator::{Condition, GeneratorArch};
 use crate::optim::Schedule;
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// Everything that decides what a quantization run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -296,183 +294,10 @@ pub enum SteName {
     Lsq,
 }
 
-/// Embedded recipes by name.
-const EMBEDDED: &[(&str, &str)] = &[
-    ("best", include_str!("../../recipes/best.toml")),
-    ("gdfq", include_str!("../../recipes/gdfq.toml")),
-    ("dsg", include_str!("../../recipes/dsg.toml")),
-    ("clusterq", include_str!("../../recipes/clusterq.toml")),
-    ("acq", include_str!("../../recipes/acq.toml")),
-    ("acq-journal", include_str!("../../recipes/acq-journal.toml")),
-    ("lrq", include_str!("../../recipes/lrq.toml")),
-    ("adadfq", include_str!("../../recipes/adadfq.toml")),
-    ("kmdfq", include_str!("../../recipes/kmdfq.toml")),
-    ("ait", include_str!("../../recipes/ait.toml")),
-    ("intraq", include_str!("../../recipes/intraq.toml")),
-    ("hast", include_str!("../../recipes/hast.toml")),
-    ("synq", include_str!("../../recipes/synq.toml")),
-    ("zeroq", include_str!("../../recipes/zeroq.toml")),
-    ("genie", include_str!("../../recipes/genie.toml")),
-    ("dsg-ptq", include_str!("../../recipes/dsg-ptq.toml")),
-];
-
 impl Recipe {
-    /// Names of the embedded recipes.
-    pub fn names() -> Vec<&'static str> {
-        EMBEDDED.iter().map(|(n, _)| *n).collect()
-    }
-
-    /// An embedded recipe as it was written, comments included.
-    pub fn text(name: &str) -> Result<&'static str> {
-        EMBEDDED.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).ok_or_else(|| unknown(name))
-    }
-
-    /// An embedded recipe by name, or a TOML file by path.
-    pub fn load(method: &str) -> Result<Self> {
-        if let Ok(text) = Self::text(method) {
-            return Self::parse(text, method);
-        }
-        let path = Path::new(method);
-        if path.extension().is_some_and(|e| e == "toml") {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-            return Self::parse(&text, method);
-        }
-        Err(unknown(method))
-    }
-
-    /// Parses TOML text; `origin` is named in errors.
-    pub fn parse(text: &str, origin: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| Error::config(format!("recipe {origin}"), e.to_string()))
-    }
-
     /// The recipe as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is plain data")
-    }
-
-    /// Refuses what cannot work, naming the key.
-    pub fn validate(&self) -> Result<()> {
-        let positive = |key: &str, ok: bool, what: &str| if ok { Ok(()) } else { Err(Error::config(key, what)) };
-        let finite = |key: &str, v: f32| {
-            if v.is_finite() && v >= 0.0 {
-                Ok(())
-            } else {
-                Err(Error::config(key, format!("{v} must be finite and not negative")))
-            }
-        };
-        positive("batch", self.batch >= 2, "must be at least 2 (batch statistics need more than one sample)")?;
-        positive("seed", i64::try_from(self.seed).is_ok(), "must be below 2^63 (what TOML can write)")?;
-        positive("warmup", self.warmup <= self.iters, "cannot exceed iters")?;
-        positive("eval_every", self.eval_every >= 1, "must be at least 1")?;
-        positive("generator.latent", self.generator.latent >= 1, "must be at least 1")?;
-        let g = &self.generator;
-        positive("generator.paired", !g.paired || self.batch % 2 == 0, "pairs need an even batch")?;
-        let center = self.generator_loss.attention_center.as_ref().is_some_and(|t| t.weight > 0.0);
-        positive(
-            "generator_loss.attention_center",
-            !center || g.condition.has_center(),
-            "matches centres that the generator must know; set generator.condition=label_center",
-        )?;
-        positive("generator.augment", (0.0..=1.0).contains(&g.augment), "must lie in 0..=1")?;
-        positive(
-            "generator.augment_scale",
-            0.0 < g.augment_scale && g.augment_scale <= 1.0,
-            "must lie above 0 and up to 1",
-        )?;
-        positive(
-            "generator.center_low",
-            0.0 <= g.center_low && g.center_low < g.center_high && g.center_high <= 1.0,
-            "needs 0 <= center_low < center_high <= 1",
-        )?;
-        if let Some(images) = &self.images {
-            positive("images.share", (0.0..=1.0).contains(&images.share), "must lie in 0..=1")?;
-            positive(
-                "images.share",
-                images.share == 0.0 || images.count > 0,
-                "asks for stored images, but images.count is 0",
-            )?;
-            finite("images.lr", images.lr)?;
-            finite("images.min_lr", images.min_lr)?;
-            positive("images.patience", images.patience >= 1, "must be at least 1")?;
-            let crops = [("images.augment", images.augment), ("images.train_augment", images.train_augment)];
-            crops.iter().try_for_each(|(key, v)| positive(key, (0.0..=1.0).contains(v), "must lie in 0..=1"))?;
-            positive(
-                "images.augment_scale",
-                0.0 < images.augment_scale && images.augment_scale <= 1.0,
-                "must lie above 0 and up to 1",
-            )?;
-            positive("images.roll", images.roll <= 4096, "must be at most 4096 pixels")?;
-            images.loss.check(None).map_err(|e| e.within("images.loss"))?;
-            let names: Vec<&str> = images.loss.terms().iter().map(|t| t.name()).collect();
-            let live = ["adaptability", "attention_center", "cluster", "pair"];
-            if let Some(term) = live.iter().find(|t| names.contains(t)) {
-                let detail = "looks at conditions, pairs, other batches or the student, which stored images lack; use it in generator_loss";
-                return Err(Error::config(format!("images.loss.{term}"), detail));
-            }
-            positive("images.loss", !images.loss.terms().is_empty(), "has no term with a weight above 0")?;
-        }
-        let pair = self.generator_loss.pair.as_ref().is_some_and(|t| t.weight > 0.0);
-        positive("generator_loss.pair", !pair || g.paired, "compares pairs; set generator.paired=true")?;
-        let needs = self.images.iter().fold(self.generator_loss.needs(), |n, i| n.and(i.loss.needs()));
-        positive(
-            "teacher_bn",
-            self.teacher_bn == BnMode::Eval || !needs.bn_inputs,
-            "tune has no inputs of batch norms, which a term of this recipe looks at; use eval",
-        )?;
-        self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
-        self.student_loss.check(None).map_err(|e| e.within("student_loss"))?;
-        self.check_untrained_generator()?;
-        let idle = !self.trains_generator();
-        positive(
-            "generator_loss",
-            idle || !self.generator_loss.terms().is_empty(),
-            "has no term with a weight above 0",
-        )?;
-        positive("student_loss", !self.student_loss.terms().is_empty(), "has no term with a weight above 0")?;
-        positive(
-            "ranges.batches",
-            self.ranges.batches > 0 || (self.ranges.activations == ActivationRanges::MinMax && self.warmup > 0),
-            "0 means tracking during warm-up, which needs warmup > 0 and activations = \"min_max\"",
-        )?;
-        positive("ranges.clip", 0.0 < self.ranges.clip && self.ranges.clip <= 1.0, "must lie above 0 and up to 1")?;
-        positive(
-            "ranges.lr",
-            self.ranges.lr == 0.0 || (self.student.ste == SteName::Lsq && self.ranges.weights == WeightRanges::Search),
-            "learning ranges needs student.ste = \"lsq\" and ranges.weights = \"search\"",
-        )?;
-        if let Some(r) = &self.reconstruction {
-            r.check(self)?;
-        }
-        for (key, v) in [
-            ("generator.lr", self.generator.lr),
-            ("ranges.lr", self.ranges.lr),
-            ("student.lr", self.student.lr),
-            ("student.weight_decay", self.student.weight_decay),
-            ("student.low_pass", self.student.low_pass),
-            ("student.perturb", self.student.perturb),
-            ("student.perturb_weight", self.student.perturb_weight),
-        ] {
-            finite(key, v)?;
-        }
-        positive(
-            "student.momentum",
-            0.0 < self.student.momentum && self.student.momentum < 1.0,
-            "must lie above 0 and below 1 (the step is Nesterov's)",
-        )?;
-        let adam = self.student.optimizer == StudentOptimizer::Adam;
-        positive(
-            "student.optimizer",
-            !adam
-                || (self.student.weight_decay == 0.0 && self.student.inundation.as_ref().is_none_or(|i| i.tau == 0.0)),
-            "adam knows neither student.weight_decay nor student.inundation; set them to 0 or use sgd",
-        )?;
-        self.student.inundation.as_ref().map_or(Ok(()), |i| i.check(self.student.weight_decay))?;
-        positive(
-            "student.perturb",
-            self.student.perturb == 0.0 || !self.copy_loss().terms().is_empty(),
-            "no term of student_loss is left for the copy, which has no cam (nor feature_alignment without student.perturb_alignment)",
-        )?;
-        crate::graph::passes::quantize(&crate::graph::Graph::probe(), self.quantize_spec()).map(|_| ())
     }
 
     /// Whether the generator is ever stepped.
@@ -484,42 +309,6 @@ impl Recipe {
     /// be noise.
     pub fn sets_images_aside(&self) -> bool {
         self.warmup == 0 && self.images.as_ref().is_some_and(|i| i.count > 0)
-    }
-
-    /// Refuses what a generator that is not trained (in time) would have to serve.
-    fn check_untrained_generator(&self) -> Result<()> {
-        let refuse = |key: &str, detail: &str| Err(Error::config(key, detail));
-        let aside = self.images.as_ref().filter(|_| self.sets_images_aside());
-        if self.iters == 0 && aside.is_none_or(|i| i.from_generator) {
-            return refuse("iters", "must be at least 1, or stored noise images be all there is (as in recipe zeroq)");
-        }
-        let Some(images) = aside else { return Ok(()) };
-        if images.from_generator {
-            return refuse("images.from_generator", "needs a generator trained before the images are made; set warmup");
-        }
-        if self.trains_generator() || self.iters == 0 {
-            return Ok(());
-        }
-        if images.share < 1.0 {
-            return refuse("images.share", "must be 1: the other batches come from a generator that is never trained");
-        }
-        let on = |weight: Option<f32>| weight.is_some_and(|w| w > 0.0);
-        if on(self.student_loss.cross_entropy.as_ref().map(|t| t.weight))
-            && !on(images.loss.cross_entropy.as_ref().map(|t| t.weight))
-        {
-            let detail = "needs images that belong to their labels; set images.loss.cross_entropy.weight";
-            return refuse("student_loss.cross_entropy", detail);
-        }
-        Ok(())
-    }
-
-    /// Refuses terms that `teacher` cannot serve, before anything is trained.
-    pub fn check_teacher(&self, teacher: &crate::graph::Graph) -> Result<()> {
-        self.generator_loss.check(Some(teacher))?;
-        if let Some(images) = self.images.as_ref().filter(|i| i.count > 0) {
-            images.loss.check(Some(teacher))?;
-        }
-        self.student_loss.check(Some(teacher))
     }
 
     /// What the student is trained for on perturbed copies.
@@ -538,27 +327,6 @@ impl Recipe {
             abits: self.abits,
             first_bits: self.first_bits,
             last_bits: self.last_bits,
-        }
-    }
-}
-
-fn unknown(method: &str) -> Error {
-    let names = Recipe::names();
-    let nearest = names.iter().max_by(|a, b| strsim::jaro(a, method).total_cmp(&strsim::jaro(b, method)));
-    let hint =
-        nearest.filter(|n| strsim::jaro(n, method) > 0.7).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
-    let known = names.join(", ");
-    Error::config("--method", format!("'{method}' is not known{hint} Choose one of {known}, or a .toml file"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn embedded_recipes_are_valid() {
-        for name in Recipe::names() {
-            Recipe::load(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
 }
