@@ -151,7 +151,7 @@ fn gdfq_resumes_bit_for_bit_from_warmup() {
 }
 
 #[test]
-fn default_resumes_bit_for_bit_between_student_steps() {
+fn best_resumes_bit_for_bit_between_student_steps() {
     let set = ["batch=16", "iters=6", "warmup=2", "eval_every=2", "images.count=32", "images.iters=2"];
     let set = [&set[..], &["ranges.batches=1", "generator.every=2"]].concat();
     resumes_bit_for_bit(&recipe("best", &set), 3);
@@ -269,7 +269,7 @@ mod devices {
     }
 
     #[test]
-    fn default_agrees() {
+    fn best_agrees() {
         // The KL of an 8-bit student alone is the difference of nearly equal numbers; the cross-entropy gives it a scale.
         let set = [
             "student_loss.cross_entropy.weight=1",
@@ -280,7 +280,8 @@ mod devices {
             "images.iters=2",
             "ranges.batches=1",
         ];
-        let set = [&set[..], &["wbits=8", "abits=8"]].concat();
+        // Adam's first step is the gradient's sign, which rounding decides where the gradient is next to nothing.
+        let set = [&set[..], &["wbits=8", "abits=8", "student.optimizer=sgd"]].concat();
         agree(&recipe("best", &set));
     }
 
