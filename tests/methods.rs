@@ -167,6 +167,8 @@ fn an_image_term_without_weight_changes_the_images() {
         assert!(with != cropped, "{name}: crops do nothing");
         let shifted = images_of(&short(&["images.roll=5".into()]));
         assert!(images.roll == 5 || with != shifted, "{name}: shifts do nothing");
+        let swung = images_of(&short(&[format!("images.swing={}", !images.swing)]));
+        assert!(with != swung, "{name}: swing convolution does nothing");
     }
 }
 

@@ -5,7 +5,7 @@ use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
 use ghostbit::device::Device;
 use ghostbit::graph::passes::{QuantizeSpec, quantize, tune_bn};
-use ghostbit::graph::{Drop, Forward, Graph, Init, InputKind, Network, NodeKind, Taps};
+use ghostbit::graph::{Drop, Forward, Graph, Init, InputKind, Network, NodeKind, Swing, Taps};
 use ghostbit::methods::Recipe;
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::ops::activation::Activation;
@@ -128,6 +128,17 @@ fn parts_one_after_the_other_are_the_whole() {
         assert_eq!(run(&mut net, drop(0.0)), whole.to_vec::<f32>().unwrap());
         assert_ne!(run(&mut net, drop(0.5)), run(&mut net, drop(1.0)));
         assert_eq!(run(&mut net, drop(0.5)), run(&mut net, drop(0.5)));
+
+        // Swing convolution repeats with its stream, and stops at the strided convolutions.
+        let swing = |stream| Forward { swing: Some(Swing { seed: 1, stream }), ..how };
+        assert_eq!(run(&mut net, swing(0)), run(&mut net, swing(0)));
+        assert!((1..9).any(|s| run(&mut net, swing(s << 12)) != run(&mut net, swing(0))));
+        let relu = [net.graph.node("layer1.0.relu2").unwrap()];
+        let early = |net: &mut Network, how| {
+            let y = net.forward_part(&mut Tape::inference(&device), &given, &relu, &none, how).unwrap().remove(0).value;
+            y.to_vec::<f32>().unwrap()
+        };
+        assert_eq!(early(&mut net, swing(3)), early(&mut net, how));
     }
 }
 
@@ -176,12 +187,15 @@ fn runs_repeat_and_the_kernels_agree() {
     let cpu = Device::cpu();
     assert!(run(&cpu, &[]) == run(&cpu, &[]));
     let Ok(gpu) = Device::emulator() else { return };
-    // 8 bits: errors of a few codes that fall to the other side stay small.
+    // What goes into the first block is the same; further on, codes that fall to the other side add to the errors, which
+    // at 8 bits are small.
     let set = ["wbits=8", "abits=8", "batch=2", "images.count=4", "images.iters=1", "reconstruction.iters=1"];
     let (a, b) = (run(&cpu, &set).1, run(&gpu, &set).1);
-    for (a, b) in a.iter().zip(&b) {
-        assert!((a.before - b.before).abs() < 0.05 * a.before, "{a:?} {b:?}");
-        assert!((a.after - b.after).abs() < 0.2 * a.before, "{a:?} {b:?}");
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+        let near = if i == 0 { 1e-3 } else { 0.6 };
+        assert!((a.before - b.before).abs() < near * a.before, "{a:?} {b:?}");
+        assert!((a.after - b.after).abs() < near * a.before, "{a:?} {b:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Network, NodeId, NodeKind, WeightQuant};
 use crate::autograd::{Tape, Var};
+use crate::device::Device;
 use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
@@ -11,6 +12,7 @@ use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use crate::ops::observe::{self, EmaForm};
 use crate::ops::qdrop::qdrop;
+use crate::ops::reflect_shift::reflect_shift;
 use crate::ops::tune_stats::tune_stats;
 use crate::ops::{elementwise, embedding, linear, pool, random, range_search, reshape, shortcut};
 use crate::tensor::{DType, Tensor};
@@ -53,6 +55,29 @@ pub struct Forward {
     pub constant: bool,
     /// Leave activations unquantized at random (QDrop).
     pub drop: Option<Drop>,
+    /// Shift the inputs of strided convolutions at random, a whole batch alike (swing convolution).
+    pub swing: Option<Swing>,
+}
+
+/// Shifts by -1, 0 or 1 pixels along both axes, mirrored at the edges, before convolutions with a stride above 1, where no
+/// pixel then stays unseen (Genie, Jeon et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Swing {
+    /// Of the draws; node `i` takes stream `stream + i`.
+    pub seed: u64,
+    pub stream: u64,
+}
+
+impl Swing {
+    /// `x` as node `id`'s convolution sees it. Maps of one pixel along an axis stay.
+    fn apply(self, tape: &mut Tape, x: Var, id: NodeId) -> Result<Var> {
+        let [_, h, w, _] = x.shape().nhwc("swing")?;
+        if h < 2 || w < 2 {
+            return Ok(x);
+        }
+        let drawn = random::labels(&Device::cpu(), 2, 3, self.seed, self.stream + id as u64)?.to_vec::<i32>()?;
+        reflect_shift(tape, &x, [drawn[0] - 1, drawn[1] - 1])
+    }
 }
 
 /// Elements of activations that stay as they are behind a quantizer.
@@ -76,6 +101,7 @@ impl Forward {
             float: false,
             constant: false,
             drop: None,
+            swing: None,
         }
     }
     /// Batch-statistics normalisation without side effects.
@@ -200,8 +226,12 @@ impl Network {
                     let (mean, var) = (self.buffers[mean].clone(), self.buffers[var].clone());
                     self.batch_norm(tape, &x, &node.kind, mean, var, how)?
                 }
-                NodeKind::ConvBn { .. } => {
-                    let (y, found) = self.conv_bn(tape, &arg(0), &node.kind, stats, how)?;
+                NodeKind::ConvBn { params, .. } => {
+                    let mut x = arg(0);
+                    if let Some(swing) = how.swing.filter(|_| params.stride > 1) {
+                        x = swing.apply(tape, x, id)?;
+                    }
+                    let (y, found) = self.conv_bn(tape, &x, &node.kind, stats, how)?;
                     bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
                     y
                 }
@@ -210,7 +240,12 @@ impl Network {
                     if how.float { x } else { self.quantize_activation(tape, &x, id, *bits, how)? }
                 }
                 kind => {
-                    let args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
+                    let mut args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
+                    if let (Some(swing), NodeKind::Conv2d { params, .. }) = (how.swing, kind) {
+                        if params.stride > 1 {
+                            args[0] = swing.apply(tape, args[0].clone(), id)?;
+                        }
+                    }
                     self.plain(tape, kind, &args, how)?
                 }
             };

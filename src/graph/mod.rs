@@ -10,7 +10,7 @@ pub mod passes;
 mod store;
 
 pub use blocks::Block;
-pub use exec::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Taps};
+pub use exec::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Swing, Taps};
 pub use head::Head;
 pub use network::Network;
 pub use store::ParamStore;

@@ -110,6 +110,8 @@ pub struct ImagesRecipe {
     pub train_augment: f32,
     /// Smallest area of a crop, relative to the image (IntraQ: 0.5).
     pub augment_scale: f32,
+    /// The teacher's strided convolutions see their inputs shifted by up to a pixel, anew in every iteration (Genie).
+    pub swing: bool,
     /// Start from the generator's images instead of normal noise (ours: shortens the optimisation).
     pub from_generator: bool,
     /// Fraction of student batches drawn from them, in 0..=1.
@@ -135,6 +137,7 @@ impl Default for ImagesRecipe {
             augment: 0.0,
             train_augment: 0.0,
             augment_scale: 0.5,
+            swing: false,
             from_generator: true,
             share: 0.5,
             loss,

@@ -50,6 +50,7 @@ registry! {
     qdrop,
     random,
     range_search,
+    reflect_shift,
     reshape,
     roll,
     sample_norm,

@@ -6,7 +6,7 @@ use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{Forward, Network, RangeMode, Taps};
+use crate::graph::{Forward, Network, RangeMode, Swing, Taps};
 use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
 use crate::models::generator::{self, Condition};
@@ -112,7 +112,7 @@ impl GeneratorStep {
         let mut tape = Tape::new(&self.network.device());
         let images = self.images(&mut tape, &conditions)?;
         let images = self.augment(&mut tape, images, it)?;
-        let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it };
+        let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it, swing: None };
         let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, rest)?;
         let synthetic =
             Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: Some(logits) };
@@ -163,6 +163,8 @@ pub(super) struct Surroundings<'a> {
     pub memory: &'a mut Memory,
     pub seed: u64,
     pub it: u64,
+    /// Of the teacher's pass.
+    pub swing: Option<Swing>,
 }
 
 /// The frozen teacher's pass over `images` and the terms of `loss` on it; also the teacher's logits.
@@ -180,7 +182,8 @@ pub(super) fn teacher_loss(
     let head = (needs.head || needs.batch_map).then(|| teacher.graph.head("the generator's loss")).transpose()?;
     nodes.extend(head.iter().flat_map(|h| [h.map, h.features]));
     let taps = Taps { bn_stats: needs.bn_stats, nodes };
-    let out = teacher.forward(tape, std::slice::from_ref(images), Forward::eval(), &taps)?;
+    let how = Forward { swing: rest.swing, ..Forward::eval() };
+    let out = teacher.forward(tape, std::slice::from_ref(images), how, &taps)?;
     let mut batch_map = None;
     if let (true, Some(head)) = (needs.batch_map, &head) {
         let taps = Taps { bn_stats: false, nodes: vec![head.map] };

@@ -6,7 +6,7 @@ use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{Forward, Network, Taps};
+use crate::graph::{Forward, Network, Swing, Taps};
 use crate::methods::terms::{Conditions, Memory};
 use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
 use crate::ops::{embedding::embedding, random, roll::roll};
@@ -17,6 +17,8 @@ use crate::tensor::{DType, Tensor};
 const DRAW_BASE: u64 = 1 << 40;
 /// Those of crops of stored images for the student.
 const CROP_BASE: u64 = 1 << 43;
+/// And those of swing convolutions, of which each node of an iteration has one.
+const SWING: u64 = 1 << 61;
 
 /// Stored images `[count, h*w*c]`, their labels and the teacher's logits.
 pub struct ImagePool {
@@ -67,7 +69,9 @@ impl ImagePool {
                 let leaf = tape.parameter(x.clone(), grad.clone());
                 let seen = if r.roll > 0 { roll(&mut tape, &leaf, jitter(r.roll, recipe.seed, it, k)?)? } else { leaf };
                 let seen = augment(&mut tape, seen, (r.augment, r.augment_scale), recipe.seed, (it << 20) + k)?;
-                let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it };
+                let swing =
+                    r.swing.then_some(Swing { seed: recipe.seed, stream: SWING + ((b as u64) << 36) + (k << 12) });
+                let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it, swing };
                 let total = teacher_loss(&mut tape, teacher, &r.loss, &seen, &conditions, rest)?.0;
                 // Reading the loss waits for the device.
                 if k + 1 == r.iters || rate.listens() {
