@@ -157,6 +157,15 @@ fn best_resumes_bit_for_bit_between_student_steps() {
     resumes_bit_for_bit(&recipe("best", &set), 3);
 }
 
+/// Filter, perturbed copy, aligned maps, zero image: nothing of it is state.
+#[test]
+fn synq_resumes_bit_for_bit_between_student_steps() {
+    let set = ["batch=16", "iters=5", "warmup=2", "eval_every=2", "images.count=32", "images.iters=2"];
+    let set = [&set[..], &["student_loss.cross_entropy.gate=0.99", "student.inundation.tau=0.01"]].concat();
+    let set = [&set[..], &["student.weight_decay=0", "images.train_augment=0.5"]].concat();
+    resumes_bit_for_bit(&recipe("synq", &set), 3);
+}
+
 #[test]
 fn resume_refuses_another_recipe() {
     let cpu = Device::cpu();
@@ -283,6 +292,16 @@ mod devices {
         // Adam's first step is the gradient's sign, which rounding decides where the gradient is next to nothing.
         let set = [&set[..], &["wbits=8", "abits=8", "student.optimizer=sgd"]].concat();
         agree(&recipe("best", &set));
+    }
+
+    #[test]
+    fn synq_agrees() {
+        // The untrained teacher is unsure of every label; the alignments' weights would show little but rounded codes.
+        let set = ["student_loss.cross_entropy.weight=1", "student_loss.cross_entropy.gate=0.99", "student.lr=1e-4"];
+        let small =
+            ["student_loss.feature_alignment.weight=1", "student_loss.cam.weight=1", "student_loss.kl.weight=1"];
+        let sizes = ["batch=2", "iters=4", "warmup=2", "images.count=4", "images.iters=2", "wbits=8", "abits=8"];
+        agree(&recipe("synq", &[&set[..], &small, &sizes].concat()));
     }
 
     /// What one generator step and one student step leave behind.
