@@ -134,13 +134,13 @@ impl Network {
         Ok(())
     }
 
-    /// Multiplies both ends of every activation range by `factor`. Their moving averages stay. Waits for the device.
+    /// Sets both ends of every activation range to `factor` times their moving averages, which stay: doing it twice is
+    /// doing it once. Waits for the device.
     pub fn scale_activation_ranges(&mut self, factor: f32) -> Result<()> {
-        for q in self.graph.quantizers().into_iter().filter(|q| !q.weight) {
-            for end in ["lo", "hi"] {
-                let mut range = self.ranges.get(&format!("{}.{end}", q.name))?;
-                let scaled: Vec<f32> = range.to_vec::<f32>()?.into_iter().map(|v| v * factor).collect();
-                range.write(&scaled)?;
+        for (quantizer, state) in &self.ema {
+            for (end, average) in [("lo", &state.lo), ("hi", &state.hi)] {
+                let scaled: Vec<f32> = average.to_vec::<f32>()?.into_iter().map(|v| v * factor).collect();
+                self.ranges.get(&format!("{quantizer}.{end}"))?.write(&scaled)?;
             }
         }
         Ok(())
