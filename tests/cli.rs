@@ -169,6 +169,7 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
         if method == "best" {
             args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
+            args.extend(["--set", "reconstruction.iters=2"]);
         }
         let summary = json(&f, &args);
         let out = f.path().join(method);

@@ -290,7 +290,10 @@ fn activation_ranges_are_clipped_and_see_a_zero_image_on_request() {
     for name in ["gdfq", "best"] {
         let ranges = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
-            let mut run = start(&short(name, &[&["iters=2".into()], &set[..]].concat()));
+            let mut recipe = short(name, &[&["iters=2".into()], &set[..]].concat());
+            // It learns the ranges anew.
+            recipe.reconstruction = None;
+            let mut run = start(&recipe);
             let folder = tempfile::tempdir().unwrap();
             run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
             let network = &run.student.network;

@@ -153,7 +153,7 @@ fn gdfq_resumes_bit_for_bit_from_warmup() {
 #[test]
 fn best_resumes_bit_for_bit_between_student_steps() {
     let set = ["batch=16", "iters=6", "warmup=2", "eval_every=2", "images.count=32", "images.iters=2"];
-    let set = [&set[..], &["ranges.batches=1", "generator.every=2"]].concat();
+    let set = [&set[..], &["ranges.batches=1", "generator.every=2", "reconstruction.iters=2"]].concat();
     resumes_bit_for_bit(&recipe("best", &set), 3);
 }
 
