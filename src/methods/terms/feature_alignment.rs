@@ -35,13 +35,8 @@ impl StudentTerm for FeatureAlignment {
         true
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        not_negative(self.name(), "weight", self.weight)?;
-        match teacher {
-            Some(g) if g.residual_bodies().is_empty() => {
-                Err(Error::network(&g.name, "has no residual additions, whose bodies feature_alignment compares"))
-            }
-            _ => Ok(()),
-        }
+        has_bodies(self.name(), teacher)?;
+        not_negative(self.name(), "weight", self.weight)
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
         let mut terms = Vec::with_capacity(view.bodies.len());
@@ -52,5 +47,15 @@ impl StudentTerm for FeatureAlignment {
         }
         let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (1.0, t)).collect();
         weighted_sum(tape, &weighted)
+    }
+}
+
+/// Refuses a teacher without residual additions: there would be no bodies to compare.
+pub(super) fn has_bodies(term: &str, teacher: Option<&Graph>) -> Result<()> {
+    match teacher {
+        Some(g) if g.residual_bodies().is_empty() => {
+            Err(Error::network(&g.name, format!("has no residual additions, whose bodies {term} compares")))
+        }
+        _ => Ok(()),
     }
 }

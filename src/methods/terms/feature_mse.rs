@@ -1,11 +1,12 @@
 //! Squared distance of the residual bodies.
 
+use super::feature_alignment::has_bodies;
 use super::{StudentTerm, StudentView, not_negative};
+use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::elementwise::weighted_sum;
 use crate::ops::mse::mse;
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// `sum_k MSE(f_k^S, f_k^T)` over the outputs of all residual bodies before they are added, means over all elements. PLF
@@ -34,13 +35,8 @@ impl StudentTerm for FeatureMse {
         true
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        not_negative(self.name(), "weight", self.weight)?;
-        match teacher {
-            Some(g) if g.residual_bodies().is_empty() => {
-                Err(Error::network(&g.name, "has no residual additions, whose bodies feature_mse compares"))
-            }
-            _ => Ok(()),
-        }
+        has_bodies(self.name(), teacher)?;
+        not_negative(self.name(), "weight", self.weight)
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
         let pairs = view.bodies.iter().zip(view.teacher_bodies);
