@@ -250,8 +250,7 @@ pub enum StudentOptimizer {
     /// Nesterov's, with `momentum` and `weight_decay`: GDFQ and all that follow it.
     #[default]
     Sgd,
-    /// Betas 0.9 and 0.999, no weight decay (ours): in few steps at 3 bits SGD's rate is too high for some layers and
-    /// too low for others.
+    /// Betas 0.9 and 0.999, no weight decay (ours; against SGD: docs/methods.md).
     Adam,
 }
 

@@ -10,7 +10,7 @@ use crate::ops::mse::mse;
 use serde::{Deserialize, Serialize};
 
 /// `sum_k MSE(f_k^S, f_k^T)` over the outputs of all residual bodies before they are added, means over all elements. PLF
-/// (Fan et al., CVPR 2024), paper; which features are compared is RECONSTRUCTED. Weight there 1 for CIFAR, 4000 for
+/// (Fan et al., CVPR 2024), paper; which features are compared is RECONSTRUCTED. Weight there 100 for CIFAR, 4000 for
 /// ImageNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
