@@ -22,6 +22,7 @@ fn short(name: &str, set: &[String]) -> Recipe {
         r.set(s).unwrap();
     }
     if r.images.is_some() {
+        // Two batches at least: what the second is compared with is the first.
         for s in ["images.count=8", "images.iters=2", "ranges.batches=1"] {
             r.set(s).unwrap();
         }
@@ -169,6 +170,23 @@ fn an_image_term_without_weight_changes_the_images() {
         assert!(images.roll == 5 || with != shifted, "{name}: shifts do nothing");
         let swung = images_of(&short(&[format!("images.swing={}", !images.swing)]));
         assert!(with != swung, "{name}: swing convolution does nothing");
+    }
+}
+
+/// ACQ's attention by Grad-CAM is another map, and its gradients reach the generator.
+#[test]
+fn attention_may_be_grad_cam() {
+    for key in ["attention_center.attention", "attention_consistency.attention", "pair.on"] {
+        let (own, other) = if key == "pair.on" { ("attention", "grad_cam") } else { ("activation", "grad_cam") };
+        let after = |value: &str, weight: &str| {
+            let term = key.split('.').next().unwrap();
+            let set = [format!("generator_loss.{key}=\"{value}\""), format!("generator_loss.{term}.weight={weight}")];
+            generator_after(&short("acq", &set))
+        };
+        let grad_cam = after(other, "10");
+        assert!(grad_cam.iter().all(|v| v.is_finite()));
+        assert!(grad_cam != after(own, "10"), "{key}: both maps give the same");
+        assert!(grad_cam != after(other, "0"), "{key}: Grad-CAM passes no gradient");
     }
 }
 
@@ -397,6 +415,9 @@ fn what_a_network_cannot_serve_is_refused_before_training() {
         ("intraq", &["images.train_augment=-1"], "images.train_augment"),
         ("intraq", &["images.augment_scale=0"], "images.augment_scale"),
         ("intraq", &["images.loss.soft_label.low=2"], "soft_label.low"),
+        ("intraq", &["images.loss.marginal_distance.upper=0.01"], "marginal_distance.upper"),
+        ("intraq", &["images.loss.marginal_distance.lower=-1"], "marginal_distance.lower"),
+        ("gdfq", &["generator_loss.marginal_distance.weight=1"], "generator_loss.marginal_distance"),
         ("dsg-ptq", &["images.roll=5000"], "images.roll"),
         ("dsg-ptq", &["images.loss.l2.weight=-1"], "images.loss.l2.weight"),
     ];

@@ -3,8 +3,8 @@
 
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
-    EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, Needs, Pair,
-    SlackStats, SoftLabel, StudentCrossEntropy, StudentTerm, TotalVariation,
+    EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, MarginalDistance,
+    Needs, Pair, SlackStats, SoftLabel, StudentCrossEntropy, StudentTerm, TotalVariation,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -24,6 +24,8 @@ pub struct GeneratorLoss {
     pub slack_stats: Option<SlackStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_label: Option<SoftLabel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub marginal_distance: Option<MarginalDistance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,7 @@ impl GeneratorLoss {
             bn_stats: Some(BnStats::default()),
             slack_stats: Some(SlackStats::default()),
             soft_label: Some(SoftLabel::default()),
+            marginal_distance: Some(MarginalDistance::default()),
             cluster: Some(Cluster::default()),
             attention_center: Some(AttentionCenter::default()),
             attention_consistency: Some(AttentionConsistency::default()),
@@ -102,6 +105,7 @@ impl GeneratorLoss {
             bn_stats,
             slack_stats,
             soft_label,
+            marginal_distance,
             cluster,
             attention_center,
             attention_consistency,
@@ -117,6 +121,7 @@ impl GeneratorLoss {
             generator_term(bn_stats),
             generator_term(slack_stats),
             generator_term(soft_label),
+            generator_term(marginal_distance),
             generator_term(cluster),
             generator_term(attention_center),
             generator_term(attention_consistency),

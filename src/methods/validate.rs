@@ -71,6 +71,11 @@ impl Recipe {
             !on(self.generator_loss.pair.as_ref().map(|t| t.weight)) || g.paired,
             "compares pairs; set generator.paired=true",
         )?;
+        require(
+            "generator_loss.marginal_distance",
+            !on(self.generator_loss.marginal_distance.as_ref().map(|t| t.weight)),
+            "compares batches of stored images with the ones before; use it in images.loss",
+        )?;
         self.generator_loss.check(None).map_err(|e| e.within("generator_loss"))?;
         let idle = !self.trains_generator() || !self.generator_loss.terms().is_empty();
         require("generator_loss", idle, "has no term with a weight above 0")

@@ -43,6 +43,7 @@ registry! {
     loss,
     low_pass,
     margin_cross_entropy,
+    marginal_distance,
     mse,
     observe,
     pair_loss,

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::graph::{Forward, Network, Swing, Taps};
-use crate::methods::terms::{Conditions, Memory};
+use crate::methods::terms::{Conditions, MarginalDistance, Memory};
 use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
 use crate::ops::{embedding::embedding, random, roll::roll};
 use crate::optim::{Adam, Plateau, Schedule};
@@ -82,6 +82,9 @@ impl ImagePool {
                 rate.observe(last);
             }
             grad.fill_zero()?;
+            if r.loss.marginal_distance.as_ref().is_some_and(|t| t.weight > 0.0) {
+                MarginalDistance::remember(&mut memory, teacher, &x, &y)?;
+            }
             images.view(b * n * row, [n, row])?.copy_from(&x.reshape([n, row])?)?;
             labels.view(b * n, [n])?.copy_from(&y)?;
             logits.view(b * n * classes, [n, classes])?.copy_from(&infer(teacher, &x)?)?;

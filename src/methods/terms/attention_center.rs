@@ -1,6 +1,6 @@
 //! ACQ's attention-centre matching: the teacher looks where the generator was told to put the object.
 
-use super::{GeneratorTerm, Needs, TeacherView, not_negative};
+use super::{AttentionName, GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::attention_center::attention_center;
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// `mean_b |c(x_b) - p_b|^2`, `p` the centre that the generator was conditioned on, `c` the centre of mass of the spatial
-/// activation attention `sum_c |f|^power` of the last feature map, both in units of height and width. The condition and a
+/// attention `sum_c |f|^power` of the last feature map or of its Grad-CAM map, both in units of height and width. The condition and a
 /// matching loss: ACQ (Li et al., arXiv 2301.07266), abstract. The attention, its layer, the centre and the distance are
 /// RECONSTRUCTED, and so is `radius`, the reading of the journal version's coarse-grained matching: deviations up to it
 /// cost nothing.
@@ -19,11 +19,12 @@ pub struct AttentionCenter {
     pub weight: f32,
     pub radius: f32,
     pub power: f32,
+    pub attention: AttentionName,
 }
 
 impl Default for AttentionCenter {
     fn default() -> Self {
-        Self { weight: 1.0, radius: 0.0, power: 2.0 }
+        Self { weight: 1.0, radius: 0.0, power: 2.0, attention: AttentionName::Activation }
     }
 }
 
@@ -46,11 +47,12 @@ impl GeneratorTerm for AttentionCenter {
         teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
-        let Some(wanted) = &view.conditions.centers else {
+        let Some(wanted) = view.conditions.centers.clone() else {
             return Err(Error::config("attention_center", "stored images have no centres; use it in generator_loss"));
         };
         let map = view.map.clone().expect("asked for by needs");
+        let map = self.attention.of(tape, &map, view)?;
         let center = attention_center(tape, &map, self.power)?;
-        mean_squared_distance_beyond(tape, &center, wanted, self.radius)
+        mean_squared_distance_beyond(tape, &center, &wanted, self.radius)
     }
 }

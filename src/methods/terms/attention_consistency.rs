@@ -1,6 +1,6 @@
 //! ACQ's consistency penalty: attention of one sample with the teacher in eval and in training mode.
 
-use super::{GeneratorTerm, Needs, TeacherView, not_negative};
+use super::{AttentionName, GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct AttentionConsistency {
     pub weight: f32,
+    pub attention: AttentionName,
 }
 
 impl Default for AttentionConsistency {
     fn default() -> Self {
-        Self { weight: 1.0 }
+        Self { weight: 1.0, attention: AttentionName::Activation }
     }
 }
 
@@ -39,9 +40,11 @@ impl GeneratorTerm for AttentionConsistency {
         teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
-        let map = |m: &Option<Var>| m.clone().expect("asked for by needs");
-        let eval = attention_map(tape, &map(&view.map), AttentionKind::Spatial, 2.0)?;
-        let train = attention_map(tape, &map(&view.batch_map), AttentionKind::Spatial, 2.0)?;
+        let mut attention = |features: &Option<Var>| {
+            let source = self.attention.of(tape, features.as_ref().expect("asked for by needs"), view)?;
+            attention_map(tape, &source, AttentionKind::Spatial, 2.0)
+        };
+        let (eval, train) = (attention(&view.map)?, attention(&view.batch_map)?);
         mean_squared_distance(tape, &eval, &train)
     }
 }

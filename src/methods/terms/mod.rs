@@ -1,6 +1,7 @@
 //! Loss terms: each file holds one term's settings (a table of a recipe), its equation with source, and its computation.
 
 mod adaptability;
+mod attention;
 mod attention_center;
 mod attention_consistency;
 mod bn_stats;
@@ -15,11 +16,13 @@ mod image_prior;
 mod input_stats;
 mod kl;
 mod logits_mse;
+mod marginal_distance;
 mod pair;
 mod slack_stats;
 mod soft_label;
 
 pub use adaptability::{Adaptability, EntropyDifference};
+pub use attention::AttentionName;
 pub use attention_center::AttentionCenter;
 pub use attention_consistency::AttentionConsistency;
 pub use bn_stats::BnStats;
@@ -34,6 +37,7 @@ pub use image_prior::{L2, TotalVariation};
 pub use input_stats::InputStats;
 pub use kl::{Kl, KlReductionName};
 pub use logits_mse::LogitsMse;
+pub use marginal_distance::MarginalDistance;
 pub use pair::{Pair, PairFormName, PairSource};
 pub use slack_stats::{SlackFormName, SlackReductionName, SlackStats};
 pub use soft_label::SoftLabel;
@@ -41,6 +45,7 @@ pub use soft_label::SoftLabel;
 use crate::autograd::{Tape, Var};
 use crate::graph::{BnStatistics, Graph, Network};
 use crate::ops::cluster_loss::Centroids;
+use crate::ops::marginal_distance::ClassMeans;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -106,13 +111,16 @@ pub struct TeacherView<'a> {
     pub it: u64,
 }
 
-/// What terms remember from one iteration to the next. Part of a run's checkpoint.
+/// What terms remember from one iteration to the next. Part of a run's checkpoint, but for what only the making of stored
+/// images needs, which no checkpoint interrupts.
 #[derive(Default)]
 pub struct Memory {
     /// Slack margins per layer; depend on the seed only.
     pub margins: Option<Vec<(f32, f32)>>,
     /// Class centres per deep layer.
     pub centroids: Vec<Centroids>,
+    /// Features of the stored images made so far, by class.
+    pub class_means: Option<ClassMeans>,
 }
 
 /// A term of what images are trained for.

@@ -1,6 +1,6 @@
 //! ACQ's adversarial loss of two samples made under one condition.
 
-use super::{GeneratorTerm, Needs, TeacherView, not_negative};
+use super::{AttentionName, GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::attention_map::{AttentionKind, attention_map};
@@ -39,6 +39,8 @@ pub enum PairSource {
     Features,
     /// Spatial attention of the last feature map.
     Attention,
+    /// Grad-CAM map of the condition's class.
+    GradCam,
 }
 
 impl Default for Pair {
@@ -72,6 +74,10 @@ impl GeneratorTerm for Pair {
         let source = match self.on {
             PairSource::Features => wanted(&view.features),
             PairSource::Attention => attention_map(tape, &wanted(&view.map), AttentionKind::Spatial, 2.0)?,
+            PairSource::GradCam => {
+                let map = AttentionName::GradCam.of(tape, &wanted(&view.map), view)?;
+                attention_map(tape, &map, AttentionKind::Spatial, 2.0)?
+            }
         };
         let form = match self.form {
             PairFormName::ModeSeeking => PairForm::ModeSeeking { eps: self.epsilon },
