@@ -343,7 +343,7 @@ fn tune_mode_trains_as_eval_mode_does() {
     };
     // 8 bits: at 4 a value at the edge between two codes would jump by a fifteenth of its range.
     let bits = ["wbits=8".to_string(), "abits=8".to_string()];
-    let eval = run(&bits);
+    let eval = run(&[&bits[..], &["teacher_bn=eval".into(), "student.bn=eval".into()]].concat());
     let tune = run(&[&bits[..], &["teacher_bn=tune".into(), "student.bn=tune".into()]].concat());
     let apart = |a: &[f32], b: &[f32]| {
         let top = a.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
