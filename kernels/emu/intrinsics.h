@@ -61,6 +61,7 @@ SIMT_INLINE int __double2int_rn(double x) { return simt::to_int(nearbyint(x)); }
 SIMT_INLINE float __double2float_rn(double x) { return (float)x; }
 SIMT_INLINE float __int2float_rn(int x) { return (float)x; }
 SIMT_INLINE float __uint2float_rn(unsigned x) { return (float)x; }
+SIMT_INLINE float __ll2float_rn(long long x) { return (float)x; }
 SIMT_INLINE int __float_as_int(float f) { return simt::bits<int>(f); }
 SIMT_INLINE unsigned __float_as_uint(float f) { return simt::bits<unsigned>(f); }
 SIMT_INLINE float __int_as_float(int i) { return simt::bits<float>(i); }

@@ -33,15 +33,20 @@ pub fn linear(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<V
             Ok(())
         })?;
     }
+    Ok(record(tape, x, w, bias, y))
+}
+
+/// Records `y[n k]`, however it was computed, as `x[n c] w[k c]^T + bias`.
+pub(crate) fn record(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, y: Tensor) -> Var {
     let none = Var::constant(y.clone());
     let bias = bias.unwrap_or(&none);
     // Each factor is kept for the other's gradient.
     let op = LinearOp {
         x: w.needs_grad().then(|| x.value.clone()),
         w: x.needs_grad().then(|| w.value.clone()),
-        sizes: [n, c, k],
+        sizes: [x.shape()[0], x.shape()[1], w.shape()[0]],
     };
-    Ok(tape.record_one(op, &[x, w, bias], y))
+    tape.record_one(op, &[x, w, bias], y)
 }
 
 struct LinearOp {

@@ -29,6 +29,7 @@ registry! {
     cluster_loss,
     conv2d,
     conv2d_depthwise,
+    conv2d_int,
     conv_bn_tune,
     correlation_inhibition,
     crop_flip,

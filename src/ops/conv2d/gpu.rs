@@ -40,7 +40,7 @@ const WGRAD: Kernels = kernels!("wgrad");
 /// `ConvShape` of `kernels/include/conv_tile.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Shape {
+pub struct Shape {
     x: [i32; 4],
     k: i32,
     r: i32,
@@ -54,7 +54,7 @@ struct Shape {
 
 impl Shape {
     /// Errors if a tensor is too large for 32-bit offsets.
-    fn new(g: &Geometry) -> Result<Self> {
+    pub fn new(g: &Geometry) -> Result<Self> {
         let sizes = [g.n * g.h * g.w * g.c, g.n * g.p * g.q * g.k, g.k * g.r * g.s * g.c];
         crate::ensure_op!(
             sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && (g.h + g.pad) * g.dilation.max(g.stride) < 1 << 28,

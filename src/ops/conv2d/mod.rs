@@ -16,6 +16,7 @@ mod plain;
 mod rule;
 
 pub use cases::cases;
+pub(crate) use gpu::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
 
 use crate::Result;
@@ -34,11 +35,16 @@ pub fn conv2d(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Conv2dPa
     check("conv2d", x, w, bias)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
     fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, p)?;
+    Ok(record(tape, x, w, bias, y, p))
+}
+
+/// Records `y`, however it was computed, as the convolution of `x` with `w`.
+pub(crate) fn record(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, y: Tensor, p: Conv2dParams) -> Var {
     let op = Conv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), p };
-    Ok(match bias {
+    match bias {
         Some(b) => tape.record_one(op, &[x, w, b], y),
         None => tape.record_one(op, &[x, w], y),
-    })
+    }
 }
 
 /// Nearest-neighbour upsampling by 2 followed by a 3x3 convolution with padding 1, as four 2x2 convolutions of the small

@@ -8,7 +8,7 @@ use crate::quant::{Affine, Axis};
 use crate::tensor::Shape;
 
 /// `(x, lo, hi)` with about one value in six outside its range. Rounded to f32.
-pub(super) fn values(shape: Shape, bits: u8, axis: Axis) -> [Vec<f64>; 3] {
+pub(in crate::ops) fn values(shape: Shape, bits: u8, axis: Axis) -> [Vec<f64>; 3] {
     let [rows, length] = axis.rows(&shape);
     let (mut x, mut los, mut his) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..rows {

@@ -10,6 +10,7 @@ mod gpu;
 
 pub use crate::quant::Axis;
 pub use cases::cases;
+pub(in crate::ops) use cases::values as values_of_codes;
 
 use crate::Result;
 use crate::autograd::{Backward, Op, Tape, Var};

@@ -1,0 +1,59 @@
+//! Launches of `kernels/conv2d_int.cu`.
+
+use super::Codes;
+use crate::Result;
+use crate::device::Launch;
+use crate::ops::conv2d::{Geometry, KernelShape};
+use crate::tensor::{DType, Tensor};
+
+/// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
+const ROWS: usize = 128;
+const THREADS: u32 = 256;
+
+/// `Quantizers` of `kernels/conv2d_int.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Quantizers {
+    ranges: [u64; 4],
+    x_bits: i32,
+    w_bits: i32,
+}
+
+/// Writes `y[n p q k]`. Takes a workspace of 8 bytes per output channel and tap.
+pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tensor, g: &Geometry) -> Result<()> {
+    let gpu = y.gpu().expect("a GPU tensor");
+    let shape = KernelShape::new(g)?;
+    let q = Quantizers {
+        ranges: [&x.lo, &x.hi, &w.lo, &w.hi].map(Tensor::address),
+        x_bits: x.bits.into(),
+        w_bits: w.bits.into(),
+    };
+    let taps = Tensor::empty(&y.device(), [8 * g.k * g.r * g.s], DType::U8)?;
+    Launch::over("conv2d_int_taps", g.k * g.r * g.s, 128)
+        .ptr(w.values.address())
+        .val(q)
+        .ptr(taps.address())
+        .val(g.k as i32)
+        .val((g.r * g.s) as i32)
+        .val(g.c as i32)
+        .run(gpu)?;
+    let aligned = |to: u64| [x, w].iter().all(|q| q.values.address().is_multiple_of(to));
+    let (kernel, cols) = match g.k {
+        _ if !g.c.is_multiple_of(4) || !aligned(4) => ("conv2d_int_any", 32),
+        _ if !g.c.is_multiple_of(16) || !aligned(16) => ("conv2d_int_c4", 32),
+        0..=16 => ("conv2d_int_n16", 16),
+        17..=32 => ("conv2d_int_n32", 32),
+        _ => ("conv2d_int_n64", 64),
+    };
+    Launch::new(kernel)
+        .grid([(g.n * g.p * g.q).div_ceil(ROWS) as u32, g.k.div_ceil(cols) as u32, 1])
+        .block([THREADS, 1, 1])
+        .val(shape)
+        .ptr(x.values.address())
+        .ptr(w.values.address())
+        .val(q)
+        .ptr(taps.address())
+        .ptr(bias.map_or(0, Tensor::address))
+        .ptr(y.address())
+        .run(gpu)
+}
