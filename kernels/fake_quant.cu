@@ -3,7 +3,7 @@
 // layout    x [rows, length], lo and hi [rows]
 // mapping   grid (pieces of a row, rows), 256 threads; four elements per thread with 16-byte accesses where the row
 //           length and the addresses allow; learned backward: 4096 elements per block
-// traffic   fwd 8 bytes per element (+1 for the mask); codes 5; clipped bwd 9; learned bwd 12
+// traffic   fwd 8 bytes per element (+1 for the mask, +1 for the codes); codes 5; clipped bwd 9; learned bwd 12
 // order     sums for lo and hi: thread stride, butterfly, warp order, then pieces by one block per row
 #include "include/quant.cuh"
 #include "include/reduce.cuh"
@@ -13,34 +13,41 @@ struct FakeQuantParams {
     float factor;
 };
 
-DEV float fake_quant(Affine a, float x, unsigned char* inside) {
-    float level = affine_level(a, x);
+DEV float fake_quant(Affine a, float x, unsigned char* inside, signed char* byte) {
+    float level = affine_level(a, x), code = affine_clamp(a, level);
     *inside = affine_inside(a, level) ? 1 : 0;
-    return affine_value(a, affine_clamp(a, level));
+    *byte = code_byte(code);
+    return affine_value(a, code);
 }
 
 KERNEL fake_quant_fwd_f32(const float* __restrict__ x, const float* __restrict__ lo, const float* __restrict__ hi,
-                          float* __restrict__ y, unsigned char* __restrict__ mask, FakeQuantParams p) {
+                          float* __restrict__ y, unsigned char* __restrict__ mask, signed char* __restrict__ codes,
+                          FakeQuantParams p) {
     int i = (blockIdx.x * 256 + threadIdx.x) * p.vector;
     if (i >= p.length) return;
     for (int row = blockIdx.y; row < p.rows; row += gridDim.y) {
         Affine a = affine_of(lo[row], hi[row], p.bits);
         int at = row * p.length + i;
         unsigned char m[4];
+        signed char c[4];
         if (p.vector == 4) {
             float4 v = *reinterpret_cast<const float4*>(x + at);
             float4 r;
-            r.x = fake_quant(a, v.x, &m[0]);
-            r.y = fake_quant(a, v.y, &m[1]);
-            r.z = fake_quant(a, v.z, &m[2]);
-            r.w = fake_quant(a, v.w, &m[3]);
+            r.x = fake_quant(a, v.x, &m[0], &c[0]);
+            r.y = fake_quant(a, v.y, &m[1], &c[1]);
+            r.z = fake_quant(a, v.z, &m[2], &c[2]);
+            r.w = fake_quant(a, v.w, &m[3], &c[3]);
             *reinterpret_cast<float4*>(y + at) = r;
             if (mask != nullptr) {
                 *reinterpret_cast<uchar4*>(mask + at) = make_uchar4(m[0], m[1], m[2], m[3]);
             }
+            if (codes != nullptr) {
+                *reinterpret_cast<char4*>(codes + at) = make_char4(c[0], c[1], c[2], c[3]);
+            }
         } else {
-            y[at] = fake_quant(a, x[at], &m[0]);
+            y[at] = fake_quant(a, x[at], &m[0], &c[0]);
             if (mask != nullptr) mask[at] = m[0];
+            if (codes != nullptr) codes[at] = c[0];
         }
     }
 }

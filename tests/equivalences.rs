@@ -2,15 +2,15 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
-use ghostbit::graph::passes::{fold_bn, tune_bn};
-use ghostbit::graph::{Forward, Network, NodeKind, Taps};
+use ghostbit::graph::passes::{QuantizeSpec, fold_bn, quantize, tune_bn};
+use ghostbit::graph::{Forward, Network, NodeKind, RangeMode, Taps};
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
 use ghostbit::ops::conv2d_depthwise::conv2d_depthwise;
 use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
-use ghostbit::ops::observe::min_max;
+use ghostbit::ops::observe::{EmaForm, min_max};
 use ghostbit::tensor::{DType, Shape, Tensor, init};
 
 /// Values in -1..1 of either float type.
@@ -245,4 +245,25 @@ fn a_convolution_that_others_read_is_not_fused() {
     shared.push("out", NodeKind::Add, &[last, last]);
     let tuned = tune_bn(&shared);
     assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d { .. }));
+}
+
+/// A student in Tune mode gives the bits of the same student with its batch norms apart: both convolve codes.
+#[test]
+fn tuned_students_equal_untuned_ones_bit_for_bit() {
+    for device in [Some(Device::cpu()), Device::emulator().ok()].into_iter().flatten() {
+        let float = cifar_resnet(1, 10);
+        let plain = quantize(&float, QuantizeSpec { first_bits: Some(8), ..QuantizeSpec::new(4, 4) }).unwrap();
+        let x = Var::constant(ramp(&device, DType::F32, &[2, 32, 32, 3], 1));
+        let mut last: Option<Vec<f32>> = None;
+        for graph in [plain.clone(), tune_bn(&plain)] {
+            let mut student = Network::new(&device, graph, 3).unwrap();
+            student.weight_ranges_min_max().unwrap();
+            let how = Forward { ranges: RangeMode::TrackMinMax(EmaForm::Textbook), ..Forward::eval() };
+            let mut tape = Tape::inference(&device);
+            let y = student.forward(&mut tape, &[x.clone()], how, &Taps::default()).unwrap().output;
+            let y = y.value.to_vec::<f32>().unwrap();
+            assert!(last.as_ref().is_none_or(|last| *last == y));
+            last = Some(y);
+        }
+    }
 }

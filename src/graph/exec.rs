@@ -1,4 +1,7 @@
 //! The one executor: runs any graph on a tape and hands out taps.
+//!
+//! A quantized layer whose input comes from a quantizer convolves the codes, in integers (`ops::conv2d_int`); its gradients
+//! are those of the values. Stand-ins for weights, dropped quantization and shifted inputs keep the float convolution.
 
 use super::{Network, NodeId, NodeKind, WeightQuant};
 use crate::autograd::{Tape, Var};
@@ -6,10 +9,11 @@ use crate::device::Device;
 use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
-use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
+use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
 use crate::ops::conv2d::{conv2d, upsample_conv2d};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
-use crate::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
+use crate::ops::conv2d_int::{conv2d_int, linear_int};
+use crate::ops::fake_quant::{Axis, Codes, FakeQuantSpec, Ste, fake_quant, fake_quant_coded};
 use crate::ops::observe::{self, EmaForm};
 use crate::ops::qdrop::qdrop;
 use crate::ops::reflect_shift::reflect_shift;
@@ -210,10 +214,13 @@ impl Network {
             last_use[t] = usize::MAX;
         }
         let mut bn_stats = Vec::new();
+        // Codes of quantizers' outputs, for the layers that compute with them.
+        let mut codes: Vec<Option<Codes>> = vec![None; graph.nodes.len()];
         for (id, node) in graph.nodes.iter().enumerate() {
             if !needed[id] || values[id].is_some() {
                 continue;
             }
+            let of_input = node.inputs.first().and_then(|&i| codes[i].clone());
             let arg = |i: usize| values[node.inputs[i]].clone().expect("inputs are alive until their last use");
             let y = match &node.kind {
                 NodeKind::Input { .. } => unreachable!("inputs have values where they are needed"),
@@ -227,32 +234,40 @@ impl Network {
                     self.batch_norm(tape, &x, &node.kind, mean, var, how)?
                 }
                 NodeKind::ConvBn { params, .. } => {
-                    let mut x = arg(0);
+                    let (mut x, mut xq) = (arg(0), of_input);
                     if let Some(swing) = how.swing.filter(|_| params.stride > 1) {
-                        x = swing.apply(tape, x, id)?;
+                        (x, xq) = (swing.apply(tape, x, id)?, None);
                     }
-                    let (y, found) = self.conv_bn(tape, &x, &node.kind, stats, how)?;
+                    let (y, found) = self.conv_bn(tape, &x, xq.as_ref(), &node.kind, stats, how)?;
                     bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
                     y
                 }
                 NodeKind::FakeQuant { bits } => {
                     let x = arg(0);
-                    if how.float { x } else { self.quantize_activation(tape, &x, id, *bits, how)? }
+                    if how.float {
+                        x
+                    } else {
+                        let coded = graph.computes_with_codes(id);
+                        let (y, found) = self.quantize_activation(tape, &x, id, *bits, coded, how)?;
+                        codes[id] = found;
+                        y
+                    }
                 }
                 kind => {
                     let mut args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
+                    let mut xq = of_input;
                     if let (Some(swing), NodeKind::Conv2d { params, .. }) = (how.swing, kind) {
                         if params.stride > 1 {
-                            args[0] = swing.apply(tape, args[0].clone(), id)?;
+                            (args[0], xq) = (swing.apply(tape, args[0].clone(), id)?, None);
                         }
                     }
-                    self.plain(tape, kind, &args, how)?
+                    self.plain(tape, kind, &args, xq.as_ref(), how)?
                 }
             };
             values[id] = Some(y);
             for &i in &node.inputs {
                 if last_use[i] == id {
-                    values[i] = None;
+                    (values[i], codes[i]) = (None, None);
                 }
             }
         }
@@ -260,14 +275,18 @@ impl Network {
         Ok((wanted.iter().map(take).collect(), bn_stats))
     }
 
-    fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], how: Forward) -> Result<Var> {
+    /// `xq` are the codes of `x[0]`, if it has some.
+    fn plain(&self, tape: &mut Tape, kind: &NodeKind, x: &[Var], xq: Option<&Codes>, how: Forward) -> Result<Var> {
         let bias =
             |tape: &mut Tape, b: &Option<String>| b.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose();
         match kind {
             NodeKind::Conv2d { weight, bias: b, params, quant } => {
-                let w = self.weight(tape, weight, *quant, how)?;
+                let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;
                 let b = bias(tape, b)?;
-                conv2d(tape, &x[0], &w, b.as_ref(), *params)
+                match (xq, &wq) {
+                    (Some(xq), Some(wq)) => conv2d_int(tape, [&x[0], &w], [xq, wq], b.as_ref(), *params),
+                    _ => conv2d(tape, &x[0], &w, b.as_ref(), *params),
+                }
             }
             NodeKind::Conv2dDepthwise { weight, bias: b, params } => {
                 let w = self.var(&self.params, tape, weight, how)?;
@@ -280,9 +299,12 @@ impl Network {
                 upsample_conv2d(tape, &x[0], &w, b.as_ref())
             }
             NodeKind::Linear { weight, bias: b, quant } => {
-                let w = self.weight(tape, weight, *quant, how)?;
+                let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;
                 let b = bias(tape, b)?;
-                linear::linear(tape, &x[0], &w, b.as_ref())
+                match (xq, &wq) {
+                    (Some(xq), Some(wq)) => linear_int(tape, [&x[0], &w], [xq, wq], b.as_ref()),
+                    _ => linear::linear(tape, &x[0], &w, b.as_ref()),
+                }
             }
             NodeKind::Activation(kind) => activation(tape, &x[0], *kind),
             NodeKind::Add => elementwise::add(tape, &x[0], &x[1]),
@@ -313,6 +335,7 @@ impl Network {
         &self,
         tape: &mut Tape,
         x: &Var,
+        xq: Option<&Codes>,
         kind: &NodeKind,
         stats: bool,
         how: Forward,
@@ -320,7 +343,8 @@ impl Network {
         let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = kind else {
             unreachable!("called for fused nodes")
         };
-        let w = self.weight(tape, weight, *quant, how)?;
+        // Batch statistics are a generator's or a training's: no student runs under them.
+        let (w, wq) = self.weight(tape, weight, *quant, xq.is_some() && how.mode == Mode::Eval, how)?;
         let b = bias.as_ref().map(|b| self.var(&self.params, tape, b, how)).transpose()?;
         let (m, v) = (self.buffers[mean].clone(), self.buffers[var].clone());
         if how.mode != Mode::Eval {
@@ -338,7 +362,14 @@ impl Network {
         let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
         let (gamma, beta) = (of(gamma)?, of(beta)?);
         let norm = || TuneNorm { gamma: gamma.as_ref(), beta: beta.as_ref(), mean: &m, var: &v, eps: *eps };
-        let y = conv_bn_tune(tape, x, &w, b.as_ref(), norm(), *params)?;
+        // A student computes what its unfused and its deployed form compute, to the bit.
+        let student = quant.is_some() && !how.float && !self.stand_ins.contains_key(weight);
+        let y = if student {
+            let codes = xq.zip(wq.as_ref()).map(|(x, w)| [x, w]);
+            conv_bn_tune_in_turn(tape, [x, &w], codes, b.as_ref(), norm(), *params)?
+        } else {
+            conv_bn_tune(tape, x, &w, b.as_ref(), norm(), *params)?
+        };
         if !stats {
             return Ok((y, None));
         }
@@ -386,27 +417,44 @@ impl Network {
         });
         let quant = quant.ok_or_else(|| Error::network(&self.graph.name, format!("no linear layer has '{name}'")))?;
         let mut tape = Tape::inference(&self.device());
-        Ok(self.weight(&mut tape, name, quant, how)?.value)
+        Ok(self.weight(&mut tape, name, quant, false, how)?.0.value)
     }
 
-    /// A weight as the network uses it: fake-quantized per output channel if the node says so.
-    fn weight(&self, tape: &mut Tape, name: &str, quant: Option<WeightQuant>, how: Forward) -> Result<Var> {
+    /// A weight as the network uses it: fake-quantized per output channel if the node says so, then with its codes if they
+    /// are wanted.
+    fn weight(
+        &self,
+        tape: &mut Tape,
+        name: &str,
+        quant: Option<WeightQuant>,
+        coded: bool,
+        how: Forward,
+    ) -> Result<(Var, Option<Codes>)> {
         if let Some(other) = self.stand_ins.get(name) {
-            return Ok(other.clone());
+            return Ok((other.clone(), None));
         }
         let w = self.var(&self.params, tape, name, how)?;
-        let Some(q) = quant.filter(|_| !how.float) else { return Ok(w) };
+        let Some(q) = quant.filter(|_| !how.float) else { return Ok((w, None)) };
         let spec = FakeQuantSpec { bits: q.bits, axis: Axis::Outer, ste: how.ste };
         if how.weight_min_max {
             let (lo, hi) = observe::min_max(&w.value, Axis::Outer)?;
-            return fake_quant(tape, &w, &Var::constant(lo), &Var::constant(hi), spec);
+            return quantized(tape, &w, &Var::constant(lo), &Var::constant(hi), spec, coded);
         }
         let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
-        fake_quant(tape, &w, &lo, &hi, spec)
+        quantized(tape, &w, &lo, &hi, spec, coded)
     }
 
-    fn quantize_activation(&mut self, tape: &mut Tape, x: &Var, node: NodeId, bits: u8, how: Forward) -> Result<Var> {
+    /// The quantized value, with its codes if they are wanted (`coded`) and stand for all of it.
+    fn quantize_activation(
+        &mut self,
+        tape: &mut Tape,
+        x: &Var,
+        node: NodeId,
+        bits: u8,
+        coded: bool,
+        how: Forward,
+    ) -> Result<(Var, Option<Codes>)> {
         debug_assert_eq!(x.dtype(), DType::F32);
         let graph = self.graph.clone();
         let name = &graph.nodes[node].name;
@@ -423,9 +471,25 @@ impl Network {
         }
         let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
-        let y = fake_quant(tape, x, &lo, &hi, FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste })?;
-        let Some(drop) = how.drop else { return Ok(y) };
+        let spec = FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste };
+        let (y, codes) = quantized(tape, x, &lo, &hi, spec, coded && how.drop.is_none())?;
+        let Some(drop) = how.drop else { return Ok((y, codes)) };
         let draw = random::uniform(&x.value.device(), x.shape(), drop.seed, drop.stream + node as u64)?;
-        qdrop(tape, x, &y, &draw, drop.share)
+        Ok((qdrop(tape, x, &y, &draw, drop.share)?, None))
     }
+}
+
+fn quantized(
+    tape: &mut Tape,
+    x: &Var,
+    lo: &Var,
+    hi: &Var,
+    spec: FakeQuantSpec,
+    coded: bool,
+) -> Result<(Var, Option<Codes>)> {
+    if !coded {
+        return Ok((fake_quant(tape, x, lo, hi, spec)?, None));
+    }
+    let (y, codes) = fake_quant_coded(tape, x, lo, hi, spec)?;
+    Ok((y, Some(codes)))
 }

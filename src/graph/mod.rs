@@ -264,6 +264,19 @@ impl Graph {
             .ok_or_else(|| Error::network(&self.name, format!("no node '{name}'; see `ghostbit inspect`")))
     }
 
+    /// Whether a quantized layer reads node `id`: then the codes of a quantizer there are of use.
+    pub fn computes_with_codes(&self, id: NodeId) -> bool {
+        self.nodes.iter().any(|n| {
+            let quantized = matches!(
+                n.kind,
+                NodeKind::Conv2d { quant: Some(_), .. }
+                    | NodeKind::ConvBn { quant: Some(_), .. }
+                    | NodeKind::Linear { quant: Some(_), .. }
+            );
+            quantized && n.inputs.first() == Some(&id)
+        })
+    }
+
     /// Shape of every node's output for a batch of `n`, by the ops' own rules.
     pub fn shapes(&self, n: usize) -> Result<Vec<Shape>> {
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());

@@ -91,32 +91,9 @@ fn normalize(
     eps: f32,
     train: bool,
 ) -> Result<Var> {
-    let mut y = Tensor::empty_like(&x.value, x.shape())?;
-    let (g, b) = (gamma.map(|v| &v.value), beta.map(|v| &v.value));
-    let [_, c] = x.shape().rows_cols();
-    if let Some(gpu) = x.value.gpu() {
-        Launch::over("batch_norm_fwd_f32", x.value.len(), 256)
-            .ptr(x.value.address())
-            .ptr(mean.address())
-            .ptr(var.address())
-            .ptr(g.map_or(0, Tensor::address))
-            .ptr(b.map_or(0, Tensor::address))
-            .ptr(y.address())
-            .val(x.value.len() as i32)
-            .val(c as i32)
-            .val(eps)
-            .run(gpu)?;
-    } else {
-        crate::for_real!("batch_norm", x.dtype(), T => {
-            let columns = Columns::new(c);
-            let centre = columns.table(|i| mean.host::<T>()[i]);
-            let scale = scales::<T>(&columns, &var, g, eps);
-            let shift = columns.table(|i| b.map_or(T::of(0.0), |b| b.host::<T>()[i]));
-            columns.map(y.host_mut::<T>(), x.value.host(), x.value.host(), [&centre, &scale, &shift],
-                #[inline(always)] |x, _, [centre, scale, shift]| (x - centre) * scale + shift);
-            Ok(())
-        })?;
-    }
+    let g = gamma.map(|v| &v.value);
+    let stored = Stored { gamma: g, beta: beta.map(|v| &v.value), mean: &mean, var: &var, eps };
+    let y = stored.apply(&x.value)?;
     let none = Var::constant(mean.clone());
     let (gamma, beta) = (gamma.unwrap_or(&none), beta.unwrap_or(&none));
     if !tape.wants(&[x, gamma, beta]) {
@@ -132,6 +109,61 @@ fn normalize(
         train,
     };
     Ok(tape.record_one(op, &[x, gamma, beta], y))
+}
+
+/// The values of a normalization, `[c]` each: 1 without `gamma`, 0 without `beta`.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    pub gamma: Option<&'a Tensor>,
+    pub beta: Option<&'a Tensor>,
+    pub mean: &'a Tensor,
+    pub var: &'a Tensor,
+    pub eps: f32,
+}
+
+impl Stored<'_> {
+    /// `[mean, scale, shift]` per channel of CPU tensors of type `T`: `y = (x - mean) * scale + shift`, in this order.
+    /// `scale` is computed in f64 and rounded once.
+    pub fn coefficients<T: Real>(&self) -> [Vec<T>; 3] {
+        let of = |t: Option<&Tensor>, absent: f64| match t {
+            Some(t) => t.host::<T>().to_vec(),
+            None => vec![T::of(absent); self.mean.len()],
+        };
+        let columns = Columns::new(self.mean.len());
+        let mut scale = scales::<T>(&columns, self.var, self.gamma, self.eps);
+        scale.truncate(self.mean.len());
+        [of(Some(self.mean), 0.0), scale, of(self.beta, 0.0)]
+    }
+
+    /// Normalized `x` (any rank, channels last), shapes already checked.
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = Tensor::empty_like(x, x.shape())?;
+        let [_, c] = x.shape().rows_cols();
+        if let Some(gpu) = x.gpu() {
+            Launch::over("batch_norm_fwd_f32", x.len(), 256)
+                .ptr(x.address())
+                .ptr(self.mean.address())
+                .ptr(self.var.address())
+                .ptr(self.gamma.map_or(0, Tensor::address))
+                .ptr(self.beta.map_or(0, Tensor::address))
+                .ptr(y.address())
+                .val(x.len() as i32)
+                .val(c as i32)
+                .val(self.eps)
+                .run(gpu)?;
+        } else {
+            crate::for_real!("batch_norm", x.dtype(), T => {
+                let columns = Columns::new(c);
+                let centre = columns.table(|i| self.mean.host::<T>()[i]);
+                let scale = scales::<T>(&columns, self.var, self.gamma, self.eps);
+                let shift = columns.table(|i| self.beta.map_or(T::of(0.0), |b| b.host::<T>()[i]));
+                columns.map(y.host_mut::<T>(), x.host(), x.host(), [&centre, &scale, &shift],
+                    #[inline(always)] |x, _, [centre, scale, shift]| (x - centre) * scale + shift);
+                Ok(())
+            })?;
+        }
+        Ok(y)
+    }
 }
 
 /// Per folded column `gamma / sqrt(var + eps)`.

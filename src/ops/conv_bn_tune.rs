@@ -16,7 +16,9 @@
 mod rule;
 
 use super::case::{Case, Fill, Input};
+use super::batch_norm::Stored;
 use super::conv2d::{Conv2dParams, Geometry, fprop};
+use super::conv2d_int::{self, Codes};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Launch;
@@ -52,6 +54,39 @@ pub fn conv_bn_tune(
     norm: TuneNorm,
     p: Conv2dParams,
 ) -> Result<Var> {
+    let (fold, g) = checked(x, w, bias, norm, p)?;
+    let (scaled, shift) = fold.apply(&w.value)?;
+    let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
+    fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
+    Ok(record(tape, [x, w], bias, norm, fold, y, p))
+}
+
+/// [`conv_bn_tune`] whose output is computed as the two ops compute it, bit for bit: the convolution with the filters as
+/// they are, of `codes` in integers where they are given ([`super::conv2d_int`]: codes of `x` and `w`, F32), and then
+/// `batch_norm_eval`. Gradients and what is saved as there. For students, whose output is then the deployed network's.
+pub fn conv_bn_tune_in_turn(
+    tape: &mut Tape,
+    [x, w]: [&Var; 2],
+    codes: Option<[&Codes; 2]>,
+    bias: Option<&Var>,
+    norm: TuneNorm,
+    p: Conv2dParams,
+) -> Result<Var> {
+    let (fold, g) = checked(x, w, bias, norm, p)?;
+    let (gamma, beta) = (norm.gamma.map(|v| &v.value), norm.beta.map(|v| &v.value));
+    let stored = Stored { gamma, beta, mean: norm.mean, var: norm.var, eps: norm.eps };
+    let y = match codes {
+        Some(codes) => conv2d_int::normalized(codes, bias.map(|b| &b.value), Some(stored), p)?,
+        None => {
+            let mut z = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
+            fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut z, p)?;
+            stored.apply(&z)?
+        }
+    };
+    Ok(record(tape, [x, w], bias, norm, fold, y, p))
+}
+
+fn checked(x: &Var, w: &Var, bias: Option<&Var>, norm: TuneNorm, p: Conv2dParams) -> Result<(Fold, Geometry)> {
     let g = Geometry::new(OP, x.shape(), w.shape(), p)?;
     crate::ensure_op!(
         w.dtype() == x.dtype() && w.value.device() == x.value.device(),
@@ -79,18 +114,27 @@ pub fn conv_bn_tune(
     let of = |i: usize| values[i].1.cloned();
     let fold =
         Fold { bias: of(0), gamma: of(1), beta: of(2), mean: norm.mean.clone(), var: norm.var.clone(), eps: norm.eps };
-    let (scaled, shift) = fold.apply(&w.value)?;
-    let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
-    fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
+    Ok((fold, g))
+}
 
-    let none = Var::constant(shift);
+/// Records `y` as what [`conv_bn_tune`] computes.
+fn record(
+    tape: &mut Tape,
+    [x, w]: [&Var; 2],
+    bias: Option<&Var>,
+    norm: TuneNorm,
+    fold: Fold,
+    y: Tensor,
+    p: Conv2dParams,
+) -> Var {
+    let none = Var::constant(norm.mean.clone());
     let inputs = [x, w, norm.gamma.unwrap_or(&none), norm.beta.unwrap_or(&none), bias.unwrap_or(&none)];
     if !tape.wants(&inputs) {
-        return Ok(Var::constant(y));
+        return Var::constant(y);
     }
     let keep_x = inputs[1].needs_grad() || inputs[2].needs_grad();
     let op = ConvBnTuneOp { x: keep_x.then(|| x.value.clone()), x_shape: x.shape(), w: w.value.clone(), fold, p };
-    Ok(tape.record_one(op, &inputs, y))
+    tape.record_one(op, &inputs, y)
 }
 
 /// What scales the filters of each output channel, as tensors of `k` values.

@@ -27,14 +27,17 @@ mod plain;
 mod plan;
 
 pub use cases::cases;
+pub use super::fake_quant::Codes;
 pub use plan::Plan;
 
+use super::batch_norm::Stored;
 use super::conv2d::{self, Conv2dParams, Geometry};
 use super::linear;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::quant::{Affine, RoundEven};
 use crate::tensor::{DType, Shape, Tensor};
+use epilogue::{Epilogue, Residual};
 
 const OP: &str = "conv2d_int";
 
@@ -42,16 +45,6 @@ const OP: &str = "conv2d_int";
 pub const MAX_ZERO: [i64; 2] = [1 << 17, 1 << 28];
 /// Taps times channels of a filter.
 pub const MAX_REDUCTION: usize = (1 << 17) - 1;
-
-/// A quantized tensor: I8 codes of the range `[lo, hi]` with `bits` bits. `lo` and `hi` have one value, or one per
-/// outermost index of a filter.
-#[derive(Clone, Debug)]
-pub struct Codes {
-    pub values: Tensor,
-    pub lo: Tensor,
-    pub hi: Tensor,
-    pub bits: u8,
-}
 
 /// Quantizers of both operands, and their zero points as integers.
 #[derive(Clone, Debug)]
@@ -104,7 +97,7 @@ pub fn conv2d_int(
         xq.values.shape(),
         wq.values.shape()
     );
-    let y = forward(xq, wq, bias.map(|b| &b.value), p)?;
+    let y = normalized([xq, wq], bias.map(|b| &b.value), None, p)?;
     Ok(conv2d::record(tape, x, w, bias, y, p))
 }
 
@@ -127,15 +120,22 @@ pub fn linear_int(
         Ok(Codes { values: q.values.reshape([n, 1, 1, c])?, ..q.clone() })
     };
     let (xq, wq) = (pixel(xq, a[0], a[1])?, pixel(wq, b[0], b[1])?);
-    let y = forward(&xq, &wq, bias.map(|b| &b.value), Conv2dParams::default())?.reshape([a[0], b[0]])?;
+    let y = normalized([&xq, &wq], bias.map(|b| &b.value), None, Conv2dParams::default())?.reshape([a[0], b[0]])?;
     Ok(linear::record(tape, x, w, bias, y))
 }
 
-/// The forward pass alone.
-fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, p: Conv2dParams) -> Result<Tensor> {
+/// The forward pass alone, of codes of `x` and `w`, and `batch_norm_eval` of it, if wanted: the same operations in the same
+/// order as the two ops, so the same bits.
+pub(crate) fn normalized(
+    [x, w]: [&Codes; 2],
+    bias: Option<&Tensor>,
+    norm: Option<Stored>,
+    p: Conv2dParams,
+) -> Result<Tensor> {
     let g = Geometry::new(OP, x.values.shape(), w.values.shape(), p)?;
     check(x, w, bias, &g)?;
     let mut y = Tensor::empty(&x.values.device(), [g.n, g.p, g.q, g.k], x.lo.dtype())?;
+    let mut done = false;
     if x.values.gpu().is_some() {
         gpu::forward(x, w, bias, &mut y, &g)?;
     } else {
@@ -143,38 +143,71 @@ fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, p: Conv2dParams) -> Resu
             let of = |q: &Codes, i: usize| Affine::<T>::new(q.lo.host::<T>()[i], q.hi.host::<T>()[i], q.bits);
             let ranges = Ranges::new(of(x, 0), (0..g.k).map(|i| of(w, i)).collect());
             let bias = bias.map(|b| b.host::<T>());
-            cpu(x.values.host(), w.values.host(), &ranges, bias, y.host_mut(), &g);
+            let (x, w) = (x.values.host(), w.values.host());
+            done = T::blocked(x, w, &ranges, bias, norm, y.host_mut(), &g);
+            if !done {
+                plain::fprop(x, w, &ranges, bias, y.host_mut(), &g);
+            }
             Ok(())
         })?;
     }
-    Ok(y)
+    match norm {
+        Some(norm) if !done => norm.apply(&y),
+        _ => Ok(y),
+    }
 }
 
-/// Float types of the CPU path: f32 takes the blocked one where it can.
+/// Float types of the CPU path: f32 takes the blocked one where it can, and says so.
 trait Blocked: RoundEven {
-    fn blocked(x: &[i8], w: &[i8], ranges: &Ranges<Self>, bias: Option<&[Self]>, y: &mut [Self], g: &Geometry) -> bool;
+    fn blocked(
+        x: &[i8],
+        w: &[i8],
+        ranges: &Ranges<Self>,
+        bias: Option<&[Self]>,
+        norm: Option<Stored>,
+        y: &mut [Self],
+        g: &Geometry,
+    ) -> bool;
 }
 impl Blocked for f64 {
-    fn blocked(_: &[i8], _: &[i8], _: &Ranges<f64>, _: Option<&[f64]>, _: &mut [f64], _: &Geometry) -> bool {
+    fn blocked(
+        _: &[i8],
+        _: &[i8],
+        _: &Ranges<f64>,
+        _: Option<&[f64]>,
+        _: Option<Stored>,
+        _: &mut [f64],
+        _: &Geometry,
+    ) -> bool {
         false
     }
 }
 impl Blocked for f32 {
-    fn blocked(x: &[i8], w: &[i8], ranges: &Ranges<f32>, bias: Option<&[f32]>, y: &mut [f32], g: &Geometry) -> bool {
+    fn blocked(
+        x: &[i8],
+        w: &[i8],
+        ranges: &Ranges<f32>,
+        bias: Option<&[f32]>,
+        norm: Option<Stored>,
+        y: &mut [f32],
+        g: &Geometry,
+    ) -> bool {
         let Some(plan) = Plan::new(w, ranges, g) else { return false };
-        let table = bias.map(|b| epilogue::table(b, g.q));
-        plan.run(x, y, |_, _, sums, y| match &table {
-            Some(b) => y.iter_mut().zip(&*sums).zip(b).for_each(|((y, s), b)| *y = *s + *b),
-            None => y.copy_from_slice(sums),
+        let norm = norm.map(|n| n.coefficients::<f32>());
+        let norm = norm.as_ref().map(|[mean, scale, shift]| [&mean[..], &scale[..], &shift[..]]);
+        let epilogue = Epilogue::new(bias, norm, false, g.q);
+        plan.run(x, y, |_, _, sums, y| {
+            epilogue.apply(sums, Residual::None);
+            y.copy_from_slice(sums);
         });
         true
     }
 }
 
-fn cpu<T: Blocked>(x: &[i8], w: &[i8], ranges: &Ranges<T>, bias: Option<&[T]>, y: &mut [T], g: &Geometry) {
-    if !T::blocked(x, w, ranges, bias, y, g) {
-        plain::fprop(x, w, ranges, bias, y, g);
-    }
+/// Writes the sums of codes `x` and `w` times their units, f32, whatever the filter and the zero points; sizes as in `g`.
+/// For what [`Plan`] does not take; slow.
+pub fn sums(x: &[i8], w: &[i8], ranges: &Ranges<f32>, y: &mut [f32], g: &Geometry) {
+    plain::fprop(x, w, ranges, None, y, g);
 }
 
 fn check(x: &Codes, w: &Codes, bias: Option<&Tensor>, g: &Geometry) -> Result<()> {

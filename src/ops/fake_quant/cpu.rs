@@ -15,17 +15,18 @@ fn group(layout: Layout) -> usize {
 
 pub(super) fn forward<T: RoundEven>(
     x: &[T],
-    lo: &[T],
-    hi: &[T],
+    [lo, hi]: [&[T]; 2],
     y: &mut [T],
     mask: Option<&mut [u8]>,
+    codes: Option<&mut [i8]>,
     layout: Layout,
 ) {
     let n = layout.length.max(1);
     let rows = y.par_chunks_mut(n).zip(x.par_chunks(n)).zip(lo.par_iter().zip(hi)).with_min_len(group(layout));
-    match mask {
-        None => rows.for_each(|((y, x), (lo, hi))| {
-            let a = Affine::new(*lo, *hi, layout.bits);
+    let affine = |(lo, hi): (&T, &T)| Affine::new(*lo, *hi, layout.bits);
+    match (mask, codes) {
+        (None, None) => rows.for_each(|((y, x), range)| {
+            let a = affine(range);
             y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
                 vectorize(
                     #[inline(always)]
@@ -33,8 +34,24 @@ pub(super) fn forward<T: RoundEven>(
                 );
             });
         }),
-        Some(mask) => rows.zip(mask.par_chunks_mut(n)).for_each(|(((y, x), (lo, hi)), mask)| {
-            let a = Affine::new(*lo, *hi, layout.bits);
+        (None, Some(codes)) => rows.zip(codes.par_chunks_mut(n)).for_each(|(((y, x), range), codes)| {
+            let a = affine(range);
+            let pieces = y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).zip(codes.par_chunks_mut(PIECE));
+            pieces.for_each(|((y, x), codes)| {
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for ((y, x), q) in y.iter_mut().zip(x).zip(codes) {
+                            let code = a.code(*x);
+                            *y = a.value(code);
+                            *q = code.to_code();
+                        }
+                    },
+                );
+            });
+        }),
+        (Some(mask), None) => rows.zip(mask.par_chunks_mut(n)).for_each(|(((y, x), range), mask)| {
+            let a = affine(range);
             let pieces = y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).zip(mask.par_chunks_mut(PIECE));
             pieces.for_each(|((y, x), mask)| {
                 vectorize(
@@ -49,6 +66,26 @@ pub(super) fn forward<T: RoundEven>(
                 );
             });
         }),
+        (Some(mask), Some(codes)) => {
+            rows.zip(mask.par_chunks_mut(n).zip(codes.par_chunks_mut(n))).for_each(|(((y, x), range), (mask, codes))| {
+                let a = affine(range);
+                let bytes = mask.par_chunks_mut(PIECE).zip(codes.par_chunks_mut(PIECE));
+                y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).zip(bytes).for_each(|((y, x), (mask, codes))| {
+                    vectorize(
+                        #[inline(always)]
+                        || {
+                            for ((y, x), (m, q)) in y.iter_mut().zip(x).zip(mask.iter_mut().zip(codes)) {
+                                let level = a.level(*x);
+                                let code = a.clamp(level);
+                                *y = a.value(code);
+                                *m = u8::from(a.inside(level));
+                                *q = code.to_code();
+                            }
+                        },
+                    );
+                });
+            });
+        }
     }
 }
 

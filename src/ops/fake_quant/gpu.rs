@@ -38,7 +38,7 @@ pub(super) fn forward(
     lo: &Tensor,
     hi: &Tensor,
     y: &mut Tensor,
-    mask: Option<&Tensor>,
+    [mask, codes]: [Option<&Tensor>; 2],
     layout: Layout,
 ) -> Result<()> {
     let p = params(layout, &[x, y]);
@@ -48,6 +48,7 @@ pub(super) fn forward(
         .ptr(hi.address())
         .ptr(y.address())
         .ptr(mask.map_or(0, Tensor::address))
+        .ptr(codes.map_or(0, Tensor::address))
         .val(p)
         .run(x.gpu().expect("a GPU tensor"))
 }

@@ -68,10 +68,38 @@ fn check(x: &Tensor, lo: &Tensor, hi: &Tensor, bits: u8, axis: Axis) -> Result<[
     Ok([rows, length])
 }
 
+/// A quantized tensor: I8 codes of the range `[lo, hi]` with `bits` bits. `lo` and `hi` have one value, or one per
+/// outermost index ([`Axis::Outer`]).
+#[derive(Clone, Debug)]
+pub struct Codes {
+    pub values: Tensor,
+    pub lo: Tensor,
+    pub hi: Tensor,
+    pub bits: u8,
+}
+
 /// Rounds `x` (F32, any shape) to the `spec.bits`-bit codes of `[lo, hi]`, which have shape `[1]` ([`Axis::Tensor`]) or
 /// `[k]`, `k` the outermost dimension of `x` ([`Axis::Outer`]). NaN stays NaN. Saves nothing (`Identity`), a byte per
 /// element (`Clipped`), or `x` (`Lsq`). Errors on bits outside `2..=8` and on ranges of another length.
 pub fn fake_quant(tape: &mut Tape, x: &Var, lo: &Var, hi: &Var, spec: FakeQuantSpec) -> Result<Var> {
+    quantize(tape, x, lo, hi, spec, None)
+}
+
+/// [`fake_quant`] and the codes of its values, in one pass. A NaN has code 0.
+pub fn fake_quant_coded(tape: &mut Tape, x: &Var, lo: &Var, hi: &Var, spec: FakeQuantSpec) -> Result<(Var, Codes)> {
+    let mut values = Tensor::empty(tape.device(), x.shape(), DType::I8)?;
+    let y = quantize(tape, x, lo, hi, spec, Some(&mut values))?;
+    Ok((y, Codes { values, lo: lo.value.clone(), hi: hi.value.clone(), bits: spec.bits }))
+}
+
+fn quantize(
+    tape: &mut Tape,
+    x: &Var,
+    lo: &Var,
+    hi: &Var,
+    spec: FakeQuantSpec,
+    mut codes: Option<&mut Tensor>,
+) -> Result<Var> {
     let [rows, length] = check(&x.value, &lo.value, &hi.value, spec.bits, spec.axis)?;
     let layout = Layout { rows, length, bits: spec.bits };
     let learned = matches!(spec.ste, Ste::Lsq | Ste::LsqUnscaled);
@@ -82,11 +110,12 @@ pub fn fake_quant(tape: &mut Tape, x: &Var, lo: &Var, hi: &Var, spec: FakeQuantS
         _ => None,
     };
     if x.value.gpu().is_some() {
-        gpu::forward(&x.value, &lo.value, &hi.value, &mut y, mask.as_ref(), layout)?;
+        gpu::forward(&x.value, &lo.value, &hi.value, &mut y, [mask.as_ref(), codes.as_deref()], layout)?;
     } else {
         crate::for_real!(OP, x.dtype(), T => {
             let mask = mask.as_mut().map(|m| m.host_mut::<u8>());
-            cpu::forward::<T>(x.value.host(), lo.value.host(), hi.value.host(), y.host_mut(), mask, layout);
+            let codes = codes.as_mut().map(|c| c.host_mut::<i8>());
+            cpu::forward::<T>(x.value.host(), [lo.value.host(), hi.value.host()], y.host_mut(), mask, codes, layout);
             Ok(())
         })?;
     }
