@@ -1,0 +1,13 @@
+//! From a trained fake-quantized network to an integer one: lowering, packing, inference.
+//!
+//! [`lower`] makes an [`IntegerNetwork`] of a [`crate::graph::Network`]; [`Engine`] runs it on the CPU. Its logits are those
+//! of the fake-quantized network's evaluation bit for bit, because both compute each quantized layer as
+//! [`crate::ops::conv2d_int`] does, and everything after it in f32 in one order ([`crate::ops::conv2d_int::epilogue`]).
+
+mod engine;
+mod lower;
+mod network;
+
+pub use engine::Engine;
+pub use lower::lower;
+pub use network::{IntegerNetwork, Kind, Layer, Node, Norm, Quantizer, Then, Value, Weight};

@@ -1,0 +1,118 @@
+//! Deployment: integer logits equal the fake-quantized network's bit for bit.
+
+mod networks;
+
+use ghostbit::autograd::{Tape, Var};
+use ghostbit::data::Normalization;
+use ghostbit::deploy::{Engine, Kind, lower};
+use ghostbit::device::Device;
+use ghostbit::graph::passes::{QuantizeSpec, tune_bn};
+use ghostbit::graph::{Forward, Network, NodeKind, Taps};
+use ghostbit::models::resnet::cifar_resnet;
+use ghostbit::tensor::Tensor;
+use networks::{calibrated, images, two_layers, with_downsampling};
+
+fn fake_quantized(network: &mut Network, x: &Tensor) -> Vec<u32> {
+    let mut tape = Tape::inference(&Device::cpu());
+    let y = network.forward(&mut tape, &[Var::constant(x.clone())], Forward::eval(), &Taps::default()).unwrap();
+    bits(&y.output.value)
+}
+
+fn bits(t: &Tensor) -> Vec<u32> {
+    t.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// Logits of both for one image and for many.
+fn compare(what: &str, network: &mut Network, x: &Tensor) {
+    let engine = Engine::new(lower(network, Normalization::CIFAR).unwrap()).unwrap();
+    let want = fake_quantized(network, x);
+    assert!(want.iter().any(|v| *v != want[0]), "{what}: logits are all alike");
+    assert_eq!(bits(&engine.logits(x).unwrap()), want, "{what}: {} images", x.shape()[0]);
+    let shape = [&[1], &x.shape()[1..]].concat();
+    let first = x.view(0, &shape[..]).unwrap();
+    assert_eq!(bits(&engine.logits(&first).unwrap()), fake_quantized(network, &first), "{what}: one image");
+    assert_eq!(
+        want[..engine.network().classes],
+        bits(&engine.logits(&first).unwrap()),
+        "{what}: alone or among others"
+    );
+}
+
+#[test]
+fn all_widths_of_small_networks() {
+    for w in 2..=8 {
+        for a in 2..=8 {
+            for graph in [with_downsampling(), two_layers()] {
+                let what = format!("{} W{w}A{a}", graph.name);
+                let x = images(5, &graph, 7);
+                compare(&what, &mut calibrated(&graph, QuantizeSpec::new(w, a), 1), &x);
+            }
+        }
+    }
+}
+
+#[test]
+fn resnet20() {
+    let graph = cifar_resnet(3, 10);
+    let x = images(19, &graph, 3);
+    let mixed = QuantizeSpec { first_bits: Some(8), last_bits: Some(6), ..QuantizeSpec::new(3, 5) };
+    for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(8, 8), QuantizeSpec::new(2, 2), mixed] {
+        compare(&format!("{spec:?}"), &mut calibrated(&graph, spec, 2), &x);
+    }
+}
+
+/// Widths may differ from layer to layer, and batch norms may be fused into their convolutions.
+#[test]
+fn mixed_widths_and_tune_mode() {
+    let mut graph = cifar_resnet(1, 10);
+    let x = images(3, &graph, 4);
+    let mut network = calibrated(&graph, QuantizeSpec::new(4, 4), 3);
+    graph = (*network.graph).clone();
+    for (i, node) in graph.nodes.iter_mut().enumerate() {
+        if let NodeKind::Conv2d { quant: Some(q), .. } = &mut node.kind {
+            q.bits = 2 + (i % 7) as u8;
+        }
+    }
+    network.graph = graph.clone().into();
+    compare("mixed", &mut network, &x);
+    let apart = lower(&network, Normalization::CIFAR).unwrap();
+    network.graph = tune_bn(&graph).into();
+    compare("tune mode", &mut network, &x);
+    assert_eq!(lower(&network, Normalization::CIFAR).unwrap(), apart);
+}
+
+/// A residual network becomes one node per layer, with everything behind it fused.
+#[test]
+fn what_follows_a_layer_is_fused() {
+    let network = calibrated(&cifar_resnet(3, 10), QuantizeSpec::new(4, 4), 5);
+    let integer = lower(&network, Normalization::CIFAR).unwrap();
+    let ops: Vec<&str> = integer.nodes.iter().map(|n| n.kind.op()).collect();
+    let count = |op: &str| ops.iter().filter(|o| **o == op).count();
+    assert_eq!([count("conv"), count("shortcut_a"), count("linear")], [19, 2, 1]);
+    assert_eq!(ops.len(), 1 + 19 + 2 + 1 + 1, "{ops:?}");
+    let integer_inputs = integer.nodes.iter().filter(|n| match &n.kind {
+        Kind::Conv { .. } => integer.values().unwrap()[n.inputs[0]].codes.is_some(),
+        _ => false,
+    });
+    assert_eq!(integer_inputs.count(), 18);
+    let (float, packed) = integer.weight_bytes();
+    assert!(packed * 7 < float, "{packed} of {float} bytes");
+}
+
+#[test]
+fn what_cannot_be_deployed_is_an_error() {
+    let device = Device::cpu();
+    let float = Network::new(&device, cifar_resnet(1, 10), 0).unwrap();
+    let message = |n: &Network| lower(n, Normalization::CIFAR).unwrap_err().to_string();
+    assert!(message(&float).contains("no quantizer"), "{}", message(&float));
+    let mut far = calibrated(&cifar_resnet(1, 10), QuantizeSpec::new(4, 4), 1);
+    let at = |v: f32| Tensor::from_slice(&device, [1], &[v]).unwrap();
+    far.set_range("relu.quant", &at(1e6), &at(1e6)).unwrap();
+    assert!(message(&far).contains("relu.quant") && message(&far).contains("narrow"), "{}", message(&far));
+    far.set_range("relu.quant", &at(f32::NAN), &at(1.0)).unwrap();
+    assert!(message(&far).contains("not finite"), "{}", message(&far));
+    let engine =
+        Engine::new(lower(&calibrated(&two_layers(), QuantizeSpec::new(4, 4), 1), Normalization::HALF).unwrap());
+    let e = engine.unwrap().logits(&at(1.0)).unwrap_err().to_string();
+    assert!(e.contains("do not fit"), "{e}");
+}
