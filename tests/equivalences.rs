@@ -2,12 +2,12 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
-use ghostbit::graph::passes::{QuantizeSpec, fold_bn, quantize, tune_bn};
+use ghostbit::graph::passes::{QuantizeSpec, fold_bn, quantize, tune_bn, with_math};
 use ghostbit::graph::{Forward, Network, NodeKind, RangeMode, Taps};
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
-use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
+use ghostbit::ops::conv2d::{Conv2dParams, Math, conv2d};
 use ghostbit::ops::conv2d_depthwise::conv2d_depthwise;
 use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
 use ghostbit::ops::observe::{EmaForm, min_max};
@@ -266,4 +266,28 @@ fn tuned_students_equal_untuned_ones_bit_for_bit() {
             last = Some(y);
         }
     }
+}
+
+/// The precision that a graph asks for reaches a GPU's kernels, and does nothing on a CPU.
+#[test]
+fn the_precision_of_products_reaches_the_kernels() {
+    let logits = |device: &Device, math: Math| {
+        let graph = with_math(&cifar_resnet(1, 10), math);
+        let mut network = Network::new(device, graph, 5).unwrap();
+        let x = Var::constant(ramp(device, DType::F32, &[2, 32, 32, 3], 1));
+        let mut tape = Tape::inference(device);
+        network.forward(&mut tape, &[x], Forward::eval(), &Taps::default()).unwrap().output.value.to_f64().unwrap()
+    };
+    let cpu = logits(&Device::cpu(), Math::F32);
+    assert_eq!(logits(&Device::cpu(), Math::Bf16), cpu);
+    let Ok(gpu) = Device::emulator() else { return };
+    let largest = cpu.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let apart = |math| {
+        let found = logits(&gpu, math);
+        cpu.iter().zip(&found).fold(0f64, |m, (a, b)| m.max((a - b).abs())) / largest
+    };
+    let (f32, tf32, bf16) = (apart(Math::F32), apart(Math::Tf32), apart(Math::Bf16));
+    println!("{f32:.1e} {tf32:.1e} {bf16:.1e}");
+    // Nine layers, each off by about its operands' rounding: 2^-11 and 2^-8.
+    assert!(f32 < 1e-5 && tf32 > 10.0 * f32 && tf32 < 5e-3 && bf16 > 2.0 * tf32 && bf16 < 4e-2);
 }

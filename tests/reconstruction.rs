@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 fn recipe(set: &[&str]) -> Recipe {
     let mut r = Recipe::load("genie").unwrap();
     let short = ["batch=8", "images.count=16", "images.iters=2", "ranges.batches=1", "reconstruction.iters=6"];
-    for s in short.iter().chain(&["reconstruction.batch=4", "wbits=3", "abits=3"]).chain(set) {
+    for s in short.iter().chain(&["reconstruction.batch=4", "wbits=3", "abits=3", "math=f32"]).chain(set) {
         r.set(s).unwrap();
     }
     r.validate().unwrap();

@@ -3,7 +3,8 @@
 use super::network::{NetworkArgs, check_images};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
-use crate::graph::passes::{fold_bn, tune_bn};
+use crate::graph::passes::{fold_bn, tune_bn, with_math};
+use crate::ops::conv2d::Math;
 use crate::tensor::io::check_writable;
 use crate::train::{SupervisedConfig, train_supervised};
 use crate::{Error, Result};
@@ -23,6 +24,9 @@ pub struct Args {
     /// Batch normalisation while training
     #[arg(long, value_enum, default_value = "train")]
     bn: Bn,
+    /// In what precision a GPU multiplies (a CPU: f32)
+    #[arg(long, value_enum, default_value = "tf32")]
+    math: Precision,
     /// Training images
     #[arg(long, default_value = "builtin:train")]
     data: String,
@@ -54,6 +58,23 @@ pub struct Args {
     /// Where the checkpoint goes
     #[arg(long)]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    F32,
+    Tf32,
+    Bf16,
+}
+
+impl From<Precision> for Math {
+    fn from(p: Precision) -> Self {
+        match p {
+            Precision::F32 => Self::F32,
+            Precision::Tf32 => Self::Tf32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -96,6 +117,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         Bn::Tune => network.graph = Arc::new(tune_bn(&network.graph)),
         Bn::Deploy => network = fold_bn(&network)?,
     }
+    network.graph = Arc::new(with_math(&network.graph, args.math.into()));
     let config = SupervisedConfig {
         epochs: args.epochs,
         batch: args.batch,

@@ -10,7 +10,7 @@ use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
 use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
-use crate::ops::conv2d::{conv2d, upsample_conv2d};
+use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
 use crate::ops::fake_quant::{Axis, Codes, FakeQuantSpec, Ste, fake_quant, fake_quant_coded};
@@ -293,10 +293,10 @@ impl Network {
                 let b = bias(tape, b)?;
                 conv2d_depthwise(tape, &x[0], &w, b.as_ref(), *params)
             }
-            NodeKind::UpsampleConv2d { weight, bias: b } => {
+            NodeKind::UpsampleConv2d { weight, bias: b, math } => {
                 let w = self.var(&self.params, tape, weight, how)?;
                 let b = bias(tape, b)?;
-                upsample_conv2d(tape, &x[0], &w, b.as_ref())
+                upsample_conv2d_in(tape, &x[0], &w, b.as_ref(), *math)
             }
             NodeKind::Linear { weight, bias: b, quant } => {
                 let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;

@@ -16,7 +16,7 @@ pub use network::Network;
 pub use store::ParamStore;
 
 use crate::ops::activation::Activation;
-use crate::ops::conv2d::Conv2dParams;
+use crate::ops::conv2d::{Conv2dParams, Math};
 use crate::tensor::Shape;
 use crate::{Error, Result};
 
@@ -59,6 +59,7 @@ pub enum NodeKind {
     UpsampleConv2d {
         weight: String,
         bias: Option<String>,
+        math: Math,
     },
     /// Channel-last batch normalisation; without `gamma`/`beta` it is affine-free. `mean`/`var` are buffers.
     BatchNorm {

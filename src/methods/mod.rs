@@ -12,7 +12,7 @@ mod validate;
 pub use inundation::InundationRecipe;
 pub use loss::{GeneratorLoss, Losses, StudentLoss, Total};
 pub use recipe::{
-    ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, RangesRecipe, Recipe, SteName,
-    StudentOptimizer, StudentRecipe, StudentSchedule, WeightRanges,
+    ActivationRanges, BnMode, EmaName, GeneratorRecipe, ImagesRecipe, ImagesSchedule, MathName, RangesRecipe, Recipe,
+    SteName, StudentOptimizer, StudentRecipe, StudentSchedule, WeightRanges,
 };
 pub use reconstruction::ReconstructionRecipe;

@@ -5,6 +5,7 @@ use super::loss::{GeneratorLoss, StudentLoss};
 use super::reconstruction::ReconstructionRecipe;
 use super::terms::{BnStats, CrossEntropy};
 use crate::models::generator::{Condition, GeneratorArch};
+use crate::ops::conv2d::Math;
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,9 @@ pub struct Recipe {
     /// Of the teacher; terms that look at the inputs of batch norms need `eval`.
     #[serde(default)]
     pub teacher_bn: BnMode,
+    /// In what precision a GPU multiplies in convolutions, of teacher, student and generator; a CPU always in f32.
+    #[serde(default)]
+    pub math: MathName,
     #[serde(default)]
     pub generator: GeneratorRecipe,
     #[serde(default)]
@@ -286,6 +290,28 @@ pub enum BnMode {
     Eval,
     /// As one, with scaled filters (You et al., ICLR 2024).
     Tune,
+}
+
+/// Precision of a GPU's products; sums are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MathName {
+    F32,
+    /// Operands rounded to 10 mantissa bits, on tensor cores: what PyTorch's convolutions do by default.
+    #[default]
+    Tf32,
+    /// To 7 mantissa bits.
+    Bf16,
+}
+
+impl From<MathName> for Math {
+    fn from(name: MathName) -> Self {
+        match name {
+            MathName::F32 => Self::F32,
+            MathName::Tf32 => Self::Tf32,
+            MathName::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 use super::resnet::batch_norm;
 use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
 use crate::ops::activation::Activation;
-use crate::ops::conv2d::Conv2dParams;
+use crate::ops::conv2d::{Conv2dParams, Math};
 
 /// What the generator is told besides the noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,7 +68,8 @@ pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condit
     x = batch_norm(&mut g, x, "bn0", 128, 1e-5, true);
     for (i, (c, k)) in [(128, 128), (128, 64)].into_iter().enumerate() {
         let (weight, bias) = conv(&mut g, &format!("conv{}", i + 1), c, k);
-        x = g.push(format!("conv{}", i + 1), NodeKind::UpsampleConv2d { weight, bias: Some(bias) }, &[x]);
+        let up = NodeKind::UpsampleConv2d { weight, bias: Some(bias), math: Math::F32 };
+        x = g.push(format!("conv{}", i + 1), up, &[x]);
         x = batch_norm(&mut g, x, &format!("bn{}", i + 1), k, 0.8, true);
         x = g.push(format!("act{}", i + 1), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[x]);
         if arch == GeneratorArch::LargeKernel {

@@ -6,6 +6,7 @@ use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
+use crate::graph::passes::with_math;
 use crate::graph::{Forward, Network, RangeMode, Swing, Taps};
 use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
@@ -46,8 +47,10 @@ pub struct GeneratorStep {
 
 impl GeneratorStep {
     pub fn new(device: &Device, classes: usize, recipe: &Recipe) -> Result<Self> {
-        let (loss, seed, recipe) = (recipe.generator_loss.clone(), recipe.seed, recipe.generator.clone());
+        let (loss, seed, math) = (recipe.generator_loss.clone(), recipe.seed, recipe.math.into());
+        let recipe = recipe.generator.clone();
         let graph = generator::c32(recipe.arch, classes, recipe.latent, recipe.condition);
+        let graph = with_math(&graph, math);
         // The generator's initial values and the noise come from different keys.
         let mut network = Network::new(device, graph, seed ^ 0x67_65_6e)?;
         network.params.train()?;

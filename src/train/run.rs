@@ -12,7 +12,7 @@ use super::synthetic::Synthetic;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
-use crate::graph::passes::{quantize, tune_bn};
+use crate::graph::passes::{quantize, tune_bn, with_math};
 use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::{BnMode, Losses, Recipe};
 use crate::ops::accuracy::argmax;
@@ -106,6 +106,7 @@ impl QuantizeRun {
         recipe.validate()?;
         recipe.check_teacher(&teacher.graph)?;
         teacher.params.freeze();
+        teacher.graph = Arc::new(with_math(&teacher.graph, recipe.math.into()));
         let mut graph = quantize(&teacher.graph, recipe.quantize_spec())?;
         if recipe.student.bn == BnMode::Tune {
             graph = tune_bn(&graph);

@@ -45,6 +45,10 @@ fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
         case("n64", [2, 7, 5, 36], [68, 3, 3], p(1, 1), true),
         case("dilated", [1, 9, 10, 4], [4, 3, 3], p(2, 2).dilation(2), false),
         upsample_case("c16", [2, 4, 4, 16], 16, false, math),
+        // Kernels of their own: partial tiles in both directions, several tiles per image, bias.
+        case("halo16", [3, 19, 21, 16], [16, 3, 3], p(1, 1), true),
+        case("halo32", [2, 9, 17, 32], [32, 3, 3], p(1, 1), true),
+        case("halo16_small", [1, 1, 1, 16], [16, 3, 3], p(1, 1), false),
     ]
     // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
     // does not grow with its length as the tolerance does.

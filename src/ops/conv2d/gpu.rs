@@ -1,9 +1,10 @@
 //! Launches of `kernels/conv2d_*.cu`. Shapes are checked by the callers; sizes and alignment here.
 //!
-//! Every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per math that
+//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`). Else every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per math that
 //! takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
 //! from the shape (and the alignment of views) alone, so results do not depend on the device.
 
+use super::halo::Halo;
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
@@ -12,9 +13,9 @@ use crate::tensor::{DType, Tensor};
 
 /// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
 const ROWS: usize = 128;
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Blocks that the parts of a filter gradient aim at: four for each multiprocessor of an H100, on any device.
-const PART_BLOCKS: usize = 528;
+pub(super) const PART_BLOCKS: usize = 528;
 /// Fewest pixels of a part, a multiple of every slice.
 const PART_PIXELS: usize = 64;
 
@@ -91,7 +92,7 @@ fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static 
     }
 }
 
-fn aligned(tensors: [&Tensor; 2]) -> bool {
+pub(super) fn aligned(tensors: [&Tensor; 2]) -> bool {
     tensors.iter().all(|t| t.address() % 16 == 0)
 }
 
@@ -109,6 +110,9 @@ fn address(t: Option<&Tensor>) -> u64 {
 
 fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    if let Some(halo) = Halo::of(&g, p.math, [x, w]) {
+        return halo.fprop(x, w, bias, y, beta);
+    }
     let (kernel, cols) = choose(&FPROP, p.math, g.k, g.c % 4 == 0 && aligned([x, w]));
     Launch::new(kernel)
         .grid([blocks(g.n * g.p * g.q, ROWS), blocks(g.k, cols), 1])
@@ -125,6 +129,9 @@ fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f3
 /// `bias` has one value per channel of `dx`.
 fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
+    if let Some(halo) = Halo::of(&g, p.math, [dy, w]) {
+        return halo.dgrad(dy, w, bias, dx, beta);
+    }
     let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
     let rows = g.n * g.h.div_ceil(g.stride) * g.w.div_ceil(g.stride);
     Launch::new(kernel)
@@ -145,7 +152,7 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// `y = beta * y + sum over parts` of `partial[parts][len of y]`.
-fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
+pub(super) fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
     Launch::new("conv2d_sum_f32")
         .grid([blocks(y.len(), 32), 1, 1])
         .block([THREADS, 1, 1])
@@ -177,6 +184,9 @@ pub(super) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p:
 /// `dw[k r s c]` from `x[n h w c]`, `dy[n p q k]`. F32. Takes a workspace of up to 528 output tiles (17 MB).
 pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
+    if let Some(halo) = Halo::of(&g, p.math, [x, dy]) {
+        return halo.wgrad(x, dy, dw, mode);
+    }
     let (kernel, cols) = choose(&WGRAD, p.math, g.k, g.c % 4 == 0 && g.k % 4 == 0 && aligned([x, dy]));
     let tiles = [blocks(g.r * g.s * g.c, ROWS), blocks(g.k, cols)];
     let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize);

@@ -11,6 +11,7 @@ mod cases;
 mod cpu;
 mod cpu_kernel;
 mod gpu;
+mod halo;
 mod params;
 mod plain;
 mod rule;

@@ -1,0 +1,114 @@
+//! Launches of `kernels/conv2d_halo.cu`: 3x3 convolutions of few channels, every input read once.
+
+use super::gpu::{PART_BLOCKS, Shape, THREADS, aligned, sum};
+use super::{Geometry, Math};
+use crate::Result;
+use crate::autograd::GradMode;
+use crate::device::Launch;
+use crate::tensor::Tensor;
+
+/// A convolution that these kernels take. Decided by shape, math and alignment alone.
+pub(super) struct Halo {
+    geometry: Geometry,
+    /// Index into the names below: 16 or 32 channels in TF32, then in BF16.
+    variant: usize,
+}
+
+/// Columns of a tile.
+const COLS: usize = 16;
+macro_rules! kernels {
+    ($pass:literal) => {
+        [
+            concat!("conv2d_", $pass, "_tf32_halo16"),
+            concat!("conv2d_", $pass, "_tf32_halo32"),
+            concat!("conv2d_", $pass, "_bf16_halo16"),
+            concat!("conv2d_", $pass, "_bf16_halo32"),
+        ]
+    };
+}
+const FPROP: [&str; 4] = kernels!("fprop");
+const DGRAD: [&str; 4] = kernels!("dgrad");
+const WGRAD: [&str; 4] = kernels!("wgrad");
+
+impl Halo {
+    /// `operands` are what the kernel reads four floats of at once.
+    pub fn of(g: &Geometry, math: Math, operands: [&Tensor; 2]) -> Option<Self> {
+        let window = (g.r, g.s, g.stride, g.pad, g.dilation) == (3, 3, 1, 1, 1);
+        let first = match math {
+            Math::F32 => return None,
+            Math::Tf32 => 0,
+            Math::Bf16 => 2,
+        };
+        let wide = match (g.c, g.k) {
+            (16, 16) => 0,
+            (32, 32) => 1,
+            _ => return None,
+        };
+        (window && aligned(operands)).then_some(Self { geometry: *g, variant: first + wide })
+    }
+
+    /// Words of shared memory per pixel without padding.
+    fn words(&self) -> usize {
+        if self.variant < 2 { self.geometry.c } else { self.geometry.c / 2 }
+    }
+
+    /// Tiles of `rows` rows, and blocks to walk over them: as many as tiles, up to a bound that does not depend on the
+    /// device.
+    fn tiles(&self, rows: usize, most: usize) -> (usize, u32) {
+        let g = &self.geometry;
+        let tiles = g.n * g.h.div_ceil(rows) * g.w.div_ceil(COLS);
+        (tiles, tiles.min(most) as u32)
+    }
+
+    fn window(&self, names: &[&'static str; 4], [x, w, y]: [&Tensor; 3], bias: Option<&Tensor>, beta: f32) -> Result<()> {
+        let c = self.geometry.c;
+        let rows = if c == 16 { 16 } else { 8 };
+        let (tiles, blocks) = self.tiles(rows, PART_BLOCKS);
+        let pitch = self.words() + 4;
+        Launch::new(names[self.variant])
+            .grid([blocks, 1, 1])
+            .block([THREADS, 1, 1])
+            .smem((4 * pitch * ((rows + 2) * (COLS + 2) + 9 * c)) as u32)
+            .val(Shape::new(&self.geometry)?)
+            .ptr(x.address())
+            .ptr(w.address())
+            .ptr(bias.map_or(0, Tensor::address))
+            .ptr(y.address())
+            .val(beta)
+            .val(tiles as i32)
+            .run(x.gpu().expect("called for GPU tensors"))
+    }
+
+    pub fn fprop(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32) -> Result<()> {
+        self.window(&FPROP, [x, w, y], bias, beta)
+    }
+
+    pub fn dgrad(&self, dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32) -> Result<()> {
+        self.window(&DGRAD, [dy, w, dx], bias, beta)
+    }
+
+    /// Takes a workspace of one copy of `dw` per block.
+    pub fn wgrad(&self, x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> Result<()> {
+        const ROWS: usize = 8;
+        let c = self.geometry.c;
+        let (tiles, blocks) = self.tiles(ROWS, PART_BLOCKS / 2);
+        let pitch = self.words() + if self.variant < 2 { 8 } else { 4 };
+        let tile = pitch * ((ROWS + 2) * (COLS + 2) + ROWS * COLS);
+        // Afterwards the same memory holds the copies of warps that share an element.
+        let copies = 8 / (c / 16 * (c / 8));
+        let smem = 4 * if copies > 1 { tile.max(copies * dw.len()) } else { tile };
+        let partial = (blocks > 1).then(|| Tensor::empty_like(dw, [blocks as usize, dw.len()])).transpose()?;
+        Launch::new(WGRAD[self.variant])
+            .grid([blocks, 1, 1])
+            .block([THREADS, 1, 1])
+            .smem(smem as u32)
+            .val(Shape::new(&self.geometry)?)
+            .ptr(x.address())
+            .ptr(dy.address())
+            .ptr(partial.as_ref().unwrap_or(dw).address())
+            .val(if partial.is_some() { 0.0 } else { mode.beta() })
+            .val(tiles as i32)
+            .run(x.gpu().expect("called for GPU tensors"))?;
+        partial.map_or(Ok(()), |partial| sum(&partial, dw, blocks as usize, mode.beta()))
+    }
+}
