@@ -147,10 +147,8 @@ impl Tape {
     /// Differentiates a one-element loss.
     pub fn backward(self, loss: &Var) -> Result<Gradients> {
         crate::ensure_op!(loss.value.len() == 1, "backward", "the loss has shape {}, not one element", loss.shape());
-        let seed = match loss.dtype() {
-            DType::F64 => Tensor::from_slice(&self.device, loss.shape(), &[1f64])?,
-            _ => Tensor::from_slice(&self.device, loss.shape(), &[1f32])?,
-        };
+        let mut seed = Tensor::empty_like(&loss.value, loss.shape())?;
+        seed.fill(1.0)?;
         self.backward_from(&[(loss, seed)])
     }
 

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// cpu, cuda, cuda:INDEX or auto
+    /// cpu, cuda, cuda:INDEX, emulator or auto
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// CPU threads; all cores when 0

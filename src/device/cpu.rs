@@ -38,7 +38,7 @@ impl Cpu {
             if p.is_null() {
                 std::alloc::handle_alloc_error(layout);
             }
-            self.pool.grew(block);
+            self.pool.grew(block, p as u64);
             p as u64
         });
         if self.poison {

@@ -1,5 +1,6 @@
 //! The only file that names cudarc: a CUDA context, one stream, pooled memory, kernels by name, captured graphs.
 
+use super::counters::Counters;
 use super::guard::{Guarded, Guards};
 use super::pool::{Pool, block_bytes};
 use crate::{Error, Result};
@@ -41,6 +42,17 @@ pub struct Gpu {
     modules: Mutex<HashMap<&'static str, usize>>,
     sync_launches: bool,
     guards: Option<Guards>,
+    queue: Mutex<Queue>,
+}
+
+/// What the stream has been given so far.
+#[derive(Default)]
+struct Queue {
+    counters: Counters,
+    /// The kernel or graph queued last: errors that surface while waiting can name no more.
+    last: Option<String>,
+    /// Whether a graph is being recorded.
+    recording: bool,
 }
 
 impl Gpu {
@@ -71,6 +83,7 @@ impl Gpu {
             modules: Mutex::default(),
             sync_launches,
             guards: None,
+            queue: Mutex::default(),
         })
     }
 
@@ -117,7 +130,9 @@ impl Gpu {
                         self.error(describe(&e))
                     }
                 })?;
-                self.pool.grew(block);
+                self.pool.grew(block, a);
+                let c = &mut self.queue.lock().unwrap().counters;
+                (c.allocations, c.allocated) = (c.allocations + 1, c.allocated + block as u64);
                 a
             }
         };
@@ -132,8 +147,37 @@ impl Gpu {
         Ok(buffer)
     }
 
+    /// Calls so far.
+    pub fn counters(&self) -> Counters {
+        self.queue.lock().unwrap().counters
+    }
+
+    /// Refuses what a graph cannot hold while one is recorded; the driver would spoil the recording without saying where.
+    fn not_recorded(&self, what: impl Fn() -> String) -> Result<()> {
+        let queue = self.queue.lock().unwrap();
+        if !queue.recording {
+            return Ok(());
+        }
+        let after = queue.last.as_deref().unwrap_or("nothing");
+        Err(self.error(format!("{} while a graph is recorded (after {after})", what())))
+    }
+
+    /// Whether a graph is being recorded.
+    pub(super) fn recording(&self) -> bool {
+        self.queue.lock().unwrap().recording
+    }
+
+    /// Counts a copy or fill.
+    fn copied(&self) {
+        let mut queue = self.queue.lock().unwrap();
+        let recording = queue.recording;
+        let c = &mut queue.counters;
+        if recording { c.recorded += 1 } else { c.copies += 1 }
+    }
+
     /// Copies `bytes` to the device; returns when the source may be reused.
     pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.not_recorded(|| format!("an upload of {} bytes", bytes.len()))?;
         self.bind()?;
         // SAFETY: the caller's buffer is at least that long; we wait before `bytes` can go away.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
@@ -143,6 +187,7 @@ impl Gpu {
 
     /// Copies device memory to the host, after all queued work.
     pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.not_recorded(|| format!("a download of {} bytes", bytes.len()))?;
         self.bind()?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
@@ -153,6 +198,7 @@ impl Gpu {
     /// Queues a copy within the device.
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.bind()?;
+        self.copied();
         // SAFETY: both ranges are live allocations of at least `bytes`.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error(describe(&e)))
@@ -161,13 +207,47 @@ impl Gpu {
     /// Queues a byte fill.
     pub fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
         self.bind()?;
+        self.copied();
         // SAFETY: the range is a live allocation.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error(describe(&e)))
     }
 
+    /// Queues a fill with `count` copies of a 32-bit word.
+    pub fn fill_words(&self, at: u64, word: u32, count: usize) -> Result<()> {
+        self.bind()?;
+        self.copied();
+        // SAFETY: the range is a live allocation, aligned to 4 bytes.
+        unsafe { sys::cuMemsetD32Async(at, word, count, self.stream.cu_stream()) }
+            .result()
+            .map_err(|e| self.error(describe(&e)))
+    }
+
+    /// Queues 32-bit words to be written at `to`: they travel as the parameters of a launch, so nobody waits and no host
+    /// memory must stay. For the few numbers of a step.
+    pub fn write_queued(&self, to: u64, words: &[u32]) -> Result<()> {
+        self.not_recorded(|| format!("numbers of a step, {} words,", words.len()))?;
+        for (i, piece) in words.chunks(WORDS).enumerate() {
+            let mut p = Words { words: [0; WORDS], n: piece.len() as i32 };
+            p.words[..piece.len()].copy_from_slice(piece);
+            let at = to + (4 * i * WORDS) as u64;
+            super::Launch::over("control_write_u32", piece.len(), 128).ptr(at).val(p).run(self)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all queued work. An error of a kernel that surfaces here names what was queued last.
     pub fn synchronize(&self) -> Result<()> {
-        self.stream.synchronize().map_err(|e| self.error(describe(&e)))
+        self.not_recorded(|| "a wait".into())?;
+        let last = {
+            let mut queue = self.queue.lock().unwrap();
+            queue.counters.waits += 1;
+            queue.last.clone()
+        };
+        self.stream.synchronize().map_err(|e| {
+            let after = last.map_or(String::new(), |last| format!("; queued last: {last}"));
+            self.error(format!("{}{after}", describe(&e)))
+        })
     }
 
     fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
@@ -223,26 +303,70 @@ impl Gpu {
         unsafe {
             result::launch_kernel(f, grid.into(), block.into(), smem, self.stream.cu_stream(), args).map_err(fail)?;
         }
-        if self.sync_launches {
+        let recording = {
+            let mut queue = self.queue.lock().unwrap();
+            let recording = queue.recording;
+            let c = &mut queue.counters;
+            if recording {
+                c.recorded += 1
+            } else {
+                c.launches += 1
+            }
+            match &mut queue.last {
+                Some(last) => {
+                    last.clear();
+                    last.push_str(kernel);
+                }
+                last => *last = Some(kernel.into()),
+            }
+            recording
+        };
+        if self.sync_launches && !recording {
             self.stream.synchronize().map_err(fail)?;
         }
         Ok(())
     }
 
-    /// Records what `work` queues instead of running it.
-    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    /// Records what `work` queues instead of running it. `name` is what errors call the graph.
+    ///
+    /// The graph writes to the very blocks that `work` was given. They go back to the pool, so that other work may use
+    /// them between two replays; see [`Gpu::may_replay`]. Errors, naming the call, where `work` uploads, downloads or waits
+    /// (nothing has run then), and if a buffer made by `work` outlives it.
+    pub fn capture(self: &Arc<Self>, name: &str, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
+        // Relaxed: the pool may grow while recording. Calls that a graph cannot hold are refused above.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         self.stream.begin_capture(mode).map_err(|e| self.error(describe(&e)))?;
+        self.queue.lock().unwrap().recording = true;
+        self.pool.start_recording();
         let done = work();
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = self.stream.end_capture(flags).map_err(|e| self.error(describe(&e)));
+        let graph = self.stream.end_capture(flags);
+        self.queue.lock().unwrap().recording = false;
+        let kept = self.pool.end_recording();
+        // From here on the blocks are the graph's; dropped early, it hands them back.
+        let holds = Holds(self.clone());
         done?;
-        graph?.map(Captured).ok_or_else(|| self.error("nothing was captured"))
+        let graph = graph.map_err(|e| self.error(format!("graph '{name}': {}", describe(&e))))?;
+        let graph = graph.ok_or_else(|| self.error(format!("graph '{name}': nothing was recorded")))?;
+        if kept > 0 {
+            return Err(self.error(format!("graph '{name}': {kept} buffers made in it outlive its recording")));
+        }
+        Ok(Captured { graph, name: name.into(), _holds: holds })
+    }
+
+    /// Whether graphs may be replayed: not while a buffer made since lies in memory that they write to. Record them anew
+    /// then; the buffer keeps its place.
+    pub fn may_replay(&self) -> bool {
+        !self.pool.graphs_disturbed()
     }
 
     /// Queues a captured graph.
     pub fn replay(&self, graph: &Captured) -> Result<()> {
-        graph.0.launch().map_err(|e| self.error(describe(&e)))
+        graph.graph.launch().map_err(|e| self.error(format!("graph '{}': {}", graph.name, describe(&e))))?;
+        let mut queue = self.queue.lock().unwrap();
+        queue.counters.graphs += 1;
+        queue.last = Some(format!("graph '{}'", graph.name));
+        Ok(())
     }
 
     pub fn ordinal(&self) -> usize {
@@ -266,7 +390,31 @@ impl Drop for Gpu {
 }
 
 /// A recorded sequence of launches and copies.
-pub struct Captured(CudaGraph);
+pub struct Captured {
+    graph: CudaGraph,
+    name: String,
+    _holds: Holds,
+}
+
+/// One graph's claim on the pool's recorded blocks.
+struct Holds(Arc<Gpu>);
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        self.0.pool.graph_dropped();
+    }
+}
+
+/// Kernel parameters, mirrored in `kernels/control.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Words {
+    words: [u32; WORDS],
+    n: i32,
+}
+
+/// Words per launch.
+const WORDS: usize = 511;
 
 /// One block of device memory; goes back to the pool when dropped (later work on the stream is ordered after it).
 pub struct GpuBuffer {

@@ -61,7 +61,8 @@ impl Guards {
     /// Looks at a buffer's bands a last time.
     pub fn close(&self, gpu: &Gpu, address: u64) {
         let closed = self.live.lock().unwrap().remove(&address);
-        if let Some(b) = closed {
+        // While a graph is recorded nothing has been written yet.
+        if let Some(b) = closed.filter(|_| !gpu.recording()) {
             self.inspect(gpu, b);
         }
     }

@@ -3,6 +3,7 @@
 //! Two devices: [`Cpu`] (plain Rust, the embedded default and the oracle) and [`Gpu`] (CUDA through the driver
 //! API: NVIDIA's `libcuda`, or the emulator's, see `kernels/emu/README.md`).
 
+mod counters;
 mod cpu;
 pub mod driver;
 mod gpu;
@@ -10,8 +11,9 @@ mod guard;
 mod launch;
 mod pool;
 
+pub use counters::Counters;
 pub use cpu::{Cpu, HostBuffer};
-pub use gpu::{Gpu, GpuBuffer};
+pub use gpu::{Captured, Gpu, GpuBuffer};
 pub use launch::Launch;
 pub use pool::MemoryStats;
 
@@ -36,12 +38,15 @@ impl Device {
         Self::Cpu(Arc::new(Cpu::new(true)))
     }
 
-    /// Opens `cpu`, `cuda`, `cuda:I` or `auto`, and says why that device was taken.
+    /// Opens `cpu`, `cuda`, `cuda:I`, `emulator` or `auto`, and says why that device was taken.
     ///
     /// `auto` takes the first CUDA device if a driver is present and this build holds device code for it, else the CPU.
     pub fn open(spec: &str) -> Result<(Self, String)> {
         match spec {
             "cpu" => Ok((Self::cpu(), "asked for with --device cpu".into())),
+            "emulator" => {
+                Ok((Self::emulator()?, "asked for with --device emulator; slow, for tests and counts".into()))
+            }
             "auto" => match driver::availability() {
                 Ok(()) => match Gpu::open(0) {
                     Ok(g) => Ok((Self::Gpu(Arc::new(g)), "a CUDA driver and device were found".into())),
@@ -56,7 +61,8 @@ impl Device {
                     None => None,
                 };
                 let Some(ordinal) = ordinal else {
-                    return Err(Error::config("--device", format!("'{spec}' is none of cpu, cuda, cuda:INDEX, auto")));
+                    let known = "cpu, cuda, cuda:INDEX, emulator, auto";
+                    return Err(Error::config("--device", format!("'{spec}' is none of {known}")));
                 };
                 driver::availability()
                     .map_err(|why| Error::Device { device: spec.into(), detail: format!("{why}; use --device cpu") })?;
@@ -88,6 +94,14 @@ impl Device {
         match self {
             Self::Cpu(c) => c.name(),
             Self::Gpu(g) => g.name().to_string(),
+        }
+    }
+
+    /// The GPU, if it is one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(g) => Some(g),
         }
     }
 

@@ -126,6 +126,34 @@ impl Tensor {
         }
     }
 
+    /// Sets every element of an F32 tensor (F64 on the CPU) to `value`. Nothing is waited for.
+    pub fn fill(&mut self, value: f32) -> Result<()> {
+        if let (Storage::Gpu(b), DType::F32) = (&*self.storage, self.dtype) {
+            return b.device().fill_words(self.address(), value.to_bits(), self.len());
+        }
+        crate::for_real!("fill", self.dtype, T => {
+            self.host_mut::<T>().fill(T::of(f64::from(value)));
+            Ok(())
+        })
+    }
+
+    /// Overwrites all elements (of 4 bytes each) with host values, in order with queued work: nothing is waited for. For the
+    /// few numbers of a step; a recorded graph cannot hold it.
+    pub fn write_queued<T: Element>(&mut self, values: &[T]) -> Result<()> {
+        assert_eq!((T::DTYPE, T::DTYPE.size()), (self.dtype, 4), "write_queued: dtype");
+        assert_eq!(values.len(), self.len(), "write_queued: length");
+        match &*self.storage {
+            Storage::Host(_) => self.write(values),
+            Storage::Gpu(b) => b.device().write_queued(self.address(), bytemuck::cast_slice(values)),
+        }
+    }
+
+    /// The same bytes read as another dtype of the same size: labels gathered as if they were numbers, say.
+    pub fn reinterpret(&self, dtype: DType) -> Self {
+        assert_eq!(self.dtype.size(), dtype.size(), "reinterpret: sizes");
+        Self { dtype, ..self.clone() }
+    }
+
     /// Copies all elements of `from` (same dtype, length and device kind).
     pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
         assert_eq!((self.dtype, self.len()), (from.dtype, from.len()), "copy_from: dtype and length");
