@@ -49,9 +49,9 @@ KERNEL observe_finish_f32(const float* __restrict__ partial, float* __restrict__
     }
 }
 
-KERNEL observe_ema_f32(const float* __restrict__ lo, const float* __restrict__ hi, float* __restrict__ t,
-                       const float* __restrict__ batch_lo, const float* __restrict__ batch_hi,
-                       float* __restrict__ new_lo, float* __restrict__ new_hi, int n, int legacy, float beta) {
+KERNEL observe_ema_f32(float* __restrict__ lo, float* __restrict__ hi, float* __restrict__ t,
+                       const float* __restrict__ batch_lo, const float* __restrict__ batch_hi, int n, int legacy,
+                       float beta) {
     float old = t[0];
     float next = __fmul_rn(old, beta);
     float keep = legacy ? beta : __fmul_rn(beta, __fsub_rn(1.0f, old));
@@ -59,8 +59,8 @@ KERNEL observe_ema_f32(const float* __restrict__ lo, const float* __restrict__ h
     // One block, and every thread has read t before it changes.
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += 256) {
-        new_lo[i] = __fdiv_rn(__fadd_rn(__fmul_rn(keep, lo[i]), __fmul_rn(gain, batch_lo[i])), rest);
-        new_hi[i] = __fdiv_rn(__fadd_rn(__fmul_rn(keep, hi[i]), __fmul_rn(gain, batch_hi[i])), rest);
+        lo[i] = __fdiv_rn(__fadd_rn(__fmul_rn(keep, lo[i]), __fmul_rn(gain, batch_lo[i])), rest);
+        hi[i] = __fdiv_rn(__fadd_rn(__fmul_rn(keep, hi[i]), __fmul_rn(gain, batch_hi[i])), rest);
     }
     if (threadIdx.x == 0) t[0] = next;
 }

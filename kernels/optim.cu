@@ -10,15 +10,17 @@ struct SgdSettings {
     int nesterov, n;
 };
 
+// `rate`, if not null, is what the rate of the settings is multiplied by: so it may change under a recorded launch.
 KERNEL optim_sgd_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ buffer,
-                     SgdSettings s) {
+                     const float* __restrict__ rate, SgdSettings s) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= s.n) return;
+    float lr = rate ? __fmul_rn(*rate, s.lr) : s.lr;
     float p = params[i];
     float g = grads[i] + s.weight_decay * p;
     float m = s.momentum * buffer[i] + g;
     buffer[i] = m;
-    params[i] = p - s.lr * (s.nesterov ? g + s.momentum * m : m);
+    params[i] = p - lr * (s.nesterov ? g + s.momentum * m : m);
 }
 
 // What the step above would subtract.
@@ -46,14 +48,16 @@ KERNEL optim_adam_tick_f32(int* __restrict__ step, float* __restrict__ correctio
 }
 
 KERNEL optim_adam_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ ms,
-                      float* __restrict__ vs, const float* __restrict__ corrections, AdamSettings s) {
+                      float* __restrict__ vs, const float* __restrict__ corrections, const float* __restrict__ rate,
+                      AdamSettings s) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= s.n) return;
+    float lr = rate ? __fmul_rn(*rate, s.lr) : s.lr;
     float p = params[i];
     float g = grads[i] + s.weight_decay * p;
     float m = ms[i] + (float)(1.0 - s.beta1) * (g - ms[i]);
     float v = (float)s.beta2 * vs[i] + (float)(1.0 - s.beta2) * g * g;
     ms[i] = m;
     vs[i] = v;
-    params[i] = p - s.lr * corrections[0] * m / (sqrtf(v) * corrections[1] + s.epsilon);
+    params[i] = p - lr * corrections[0] * m / (sqrtf(v) * corrections[1] + s.epsilon);
 }

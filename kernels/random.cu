@@ -7,13 +7,17 @@
 
 struct RandomParams {
     unsigned long long seed, stream;
+    const unsigned* counter;
+    unsigned long long times;
     int n;
     unsigned classes;
     float low, width;
 };
 
-DEV uint4 random_words(RandomParams p, int block) {
-    return philox((unsigned)block, 0u, (unsigned)p.stream, (unsigned)(p.stream >> 32), (unsigned)p.seed,
+DEV uint4 random_words(const RandomParams& p, int block) {
+    unsigned long long stream = p.stream;
+    if (p.counter) stream += (p.counter[0] | (unsigned long long)p.counter[1] << 32) * p.times;
+    return philox((unsigned)block, 0u, (unsigned)stream, (unsigned)(stream >> 32), (unsigned)p.seed,
                   (unsigned)(p.seed >> 32));
 }
 

@@ -131,10 +131,10 @@ fn piece<T: Real>(x: &[T]) -> [T; 2] {
     )
 }
 
-/// Moves `state` by one observed range (`lo`, `hi` as from [`min_max`]) with decay `beta` in `0..1`, and returns the new
-/// range, to quantize with. Ranges are new tensors every time, as a tape may still hold the old ones. Nothing is waited
+/// Moves `state` by one observed range (`lo`, `hi` as from [`min_max`]) with decay `beta` in `0..1`. In place, so that a
+/// recorded launch sequence moves it on whenever it is replayed: copy the range before a tape holds it. Nothing is waited
 /// for. Errors on another number of ranges.
-pub fn ema_update(state: &mut EmaState, lo: &Tensor, hi: &Tensor, form: EmaForm, beta: f32) -> Result<(Tensor, Tensor)> {
+pub fn ema_update(state: &mut EmaState, lo: &Tensor, hi: &Tensor, form: EmaForm, beta: f32) -> Result<()> {
     let n = state.lo.len();
     crate::ensure_op!(
         lo.len() == n && hi.len() == n && lo.dtype() == DType::F32 && hi.dtype() == DType::F32,
@@ -144,8 +144,6 @@ pub fn ema_update(state: &mut EmaState, lo: &Tensor, hi: &Tensor, form: EmaForm,
         hi.shape()
     );
     crate::ensure_op!((0.0..1.0).contains(&beta), OP, "beta must be in 0..1, got {beta}");
-    let mut new_lo = Tensor::empty_like(&state.lo, state.lo.shape())?;
-    let mut new_hi = Tensor::empty_like(&state.hi, state.hi.shape())?;
     if let Some(gpu) = lo.gpu() {
         Launch::new("observe_ema_f32")
             .block([256, 1, 1])
@@ -154,8 +152,6 @@ pub fn ema_update(state: &mut EmaState, lo: &Tensor, hi: &Tensor, form: EmaForm,
             .ptr(state.t.address())
             .ptr(lo.address())
             .ptr(hi.address())
-            .ptr(new_lo.address())
-            .ptr(new_hi.address())
             .val(n as i32)
             .val(i32::from(form == EmaForm::Legacy))
             .val(beta)
@@ -164,15 +160,14 @@ pub fn ema_update(state: &mut EmaState, lo: &Tensor, hi: &Tensor, form: EmaForm,
         let t = state.t.host::<f32>()[0];
         let next = t * beta;
         let keep = if form == EmaForm::Legacy { beta } else { beta * (1.0 - t) };
-        for (new, r, v) in [(&mut new_lo, &state.lo, lo), (&mut new_hi, &state.hi, hi)] {
-            for ((new, r), v) in new.host_mut::<f32>().iter_mut().zip(r.host::<f32>()).zip(v.host::<f32>()) {
-                *new = (keep * r + (1.0 - beta) * v) / (1.0 - next);
+        for (r, v) in [(&mut state.lo, lo), (&mut state.hi, hi)] {
+            for (r, v) in r.host_mut::<f32>().iter_mut().zip(v.host::<f32>()) {
+                *r = (keep * *r + (1.0 - beta) * v) / (1.0 - next);
             }
         }
         state.t.host_mut::<f32>()[0] = next;
     }
-    (state.lo, state.hi) = (new_lo.clone(), new_hi.clone());
-    Ok((new_lo, new_hi))
+    Ok(())
 }
 
 pub fn cases() -> Vec<Case> {

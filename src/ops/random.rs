@@ -34,6 +34,36 @@ fn split(v: u64) -> [u32; 2] {
     [v as u32, (v >> 32) as u32]
 }
 
+/// Which of the independent sequences of a seed a draw takes (say, a purpose and a step). A number, or one that is formed
+/// from a step counter when the draw is made, so that a recorded launch draws anew whenever it is replayed.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    base: u64,
+    /// I32 `[2]`, low and high word, and what the counter is multiplied by.
+    counter: Option<(Tensor, u64)>,
+}
+
+impl From<u64> for Stream {
+    fn from(base: u64) -> Self {
+        Self { base, counter: None }
+    }
+}
+
+impl Stream {
+    /// Sequence `times * counter + plus`, with `counter` I32 `[2]`, low word first, on the device of the draw.
+    pub fn counted(counter: &Tensor, times: u64, plus: u64) -> Self {
+        Self { base: plus, counter: Some((counter.clone(), times)) }
+    }
+
+    /// The number, on the CPU.
+    fn number(&self) -> u64 {
+        let Some((counter, times)) = &self.counter else { return self.base };
+        let words = counter.host::<i32>();
+        let counter = u64::from(words[0] as u32) | u64::from(words[1] as u32) << 32;
+        self.base.wrapping_add(counter.wrapping_mul(*times))
+    }
+}
+
 /// Words of block `i`.
 #[inline(always)]
 fn block(i: u64, seed: u64, stream: u64) -> [u32; 4] {
@@ -76,6 +106,9 @@ fn fill<T: Element>(t: &mut Tensor, seed: u64, stream: u64, f: impl Fn([u32; 4])
 struct Params {
     seed: u64,
     stream: u64,
+    /// Address of the step counter or 0, and what it is multiplied by.
+    counter: u64,
+    times: u64,
     n: i32,
     /// Labels: number of classes.
     classes: u32,
@@ -88,19 +121,27 @@ fn launch(kernel: &'static str, t: &Tensor, p: Params) -> Result<()> {
     Launch::over(kernel, t.len().div_ceil(4), 256).ptr(t.address()).val(p).run(t.gpu().expect("a GPU tensor"))
 }
 
-fn params(t: &Tensor, seed: u64, stream: u64) -> Result<Params> {
+fn params(t: &Tensor, seed: u64, stream: &Stream) -> Result<Params> {
     crate::ensure_op!(t.len() <= 1 << 30, "random", "{} elements are more than 2^30", t.len());
-    Ok(Params { seed, stream, n: t.len() as i32, classes: 0, low: 0.0, width: 1.0 })
+    let (mut counter, mut factor) = (0, 0);
+    if let Some((words, times)) = &stream.counter {
+        let fits = words.dtype() == DType::I32 && words.len() == 2 && words.device() == t.device();
+        crate::ensure_op!(fits, "random", "a step counter is I32 [2] on the draw's device, got {words:?}");
+        (counter, factor) = (words.address(), *times);
+    }
+    let (n, stream) = (t.len() as i32, stream.base);
+    Ok(Params { seed, stream, counter, times: factor, n, classes: 0, low: 0.0, width: 1.0 })
 }
 
-/// Standard normal values, F32. `stream` separates independent sequences of one `seed` (say, a purpose and a step).
-pub fn normal(device: &Device, shape: impl Into<Shape>, seed: u64, stream: u64) -> Result<Tensor> {
+/// Standard normal values, F32. `stream` separates independent sequences of one `seed`, see [`Stream`].
+pub fn normal(device: &Device, shape: impl Into<Shape>, seed: u64, stream: impl Into<Stream>) -> Result<Tensor> {
+    let stream = stream.into();
     let mut t = Tensor::empty(device, shape, DType::F32)?;
-    let p = params(&t, seed, stream)?;
+    let p = params(&t, seed, &stream)?;
     if t.gpu().is_some() {
         launch("random_normal_f32", &t, p)?;
     } else {
-        fill(&mut t, seed, stream, |[a, b, c, d]| {
+        fill(&mut t, seed, stream.number(), |[a, b, c, d]| {
             let ([a, b], [c, d]) = (box_muller(a, b), box_muller(c, d));
             [a, b, c, d]
         });
@@ -109,7 +150,7 @@ pub fn normal(device: &Device, shape: impl Into<Shape>, seed: u64, stream: u64) 
 }
 
 /// Uniform values in `[0, 1)`, F32, multiples of 2^-24.
-pub fn uniform(device: &Device, shape: impl Into<Shape>, seed: u64, stream: u64) -> Result<Tensor> {
+pub fn uniform(device: &Device, shape: impl Into<Shape>, seed: u64, stream: impl Into<Stream>) -> Result<Tensor> {
     uniform_in(device, shape, 0.0, 1.0, seed, stream)
 }
 
@@ -120,28 +161,36 @@ pub fn uniform_in(
     low: f32,
     high: f32,
     seed: u64,
-    stream: u64,
+    stream: impl Into<Stream>,
 ) -> Result<Tensor> {
+    let stream = stream.into();
     crate::ensure_op!(low < high && (high - low).is_finite(), "random", "no uniform values in [{low}, {high})");
     let mut t = Tensor::empty(device, shape, DType::F32)?;
-    let p = Params { low, width: high - low, ..params(&t, seed, stream)? };
+    let p = Params { low, width: high - low, ..params(&t, seed, &stream)? };
     if t.gpu().is_some() {
         launch("random_uniform_f32", &t, p)?;
     } else {
-        fill(&mut t, seed, stream, |w| w.map(|w| p.low + p.width * unit(w)));
+        fill(&mut t, seed, stream.number(), |w| w.map(|w| p.low + p.width * unit(w)));
     }
     Ok(t)
 }
 
 /// `n` class labels in `0..classes`, I32, shape `[n]`; probabilities are equal up to `classes / 2^32`.
-pub fn labels(device: &Device, n: usize, classes: usize, seed: u64, stream: u64) -> Result<Tensor> {
+pub fn labels(
+    device: &Device,
+    n: usize,
+    classes: usize,
+    seed: u64,
+    stream: impl Into<Stream>,
+) -> Result<Tensor> {
+    let stream = stream.into();
     crate::ensure_op!((1..=1 << 24).contains(&classes), "random", "cannot draw labels of {classes} classes");
     let mut t = Tensor::empty(device, [n], DType::I32)?;
-    let p = Params { classes: classes as u32, ..params(&t, seed, stream)? };
+    let p = Params { classes: classes as u32, ..params(&t, seed, &stream)? };
     if t.gpu().is_some() {
         launch("random_labels_i32", &t, p)?;
     } else {
-        fill(&mut t, seed, stream, |w| w.map(|w| ((u64::from(w) * classes as u64) >> 32) as i32));
+        fill(&mut t, seed, stream.number(), |w| w.map(|w| ((u64::from(w) * classes as u64) >> 32) as i32));
     }
     Ok(t)
 }
@@ -204,6 +253,24 @@ mod tests {
             assert!((4600..5400).contains(&count), "class {class}: {count}");
         }
         assert!(labels(&Device::cpu(), 1, 0, 1, 1).is_err());
+    }
+
+    /// A counter in memory gives the numbers of the stream that it stands for, as far as its words reach.
+    #[test]
+    fn counted_streams_are_those_of_their_numbers() {
+        for device in [Ok(Device::cpu()), Device::emulator()].into_iter().flatten() {
+            for step in [3u64, 7 << 33] {
+                let words = Tensor::from_slice(&device, [2], &[step as i32, (step >> 32) as i32]).unwrap();
+                let draw = |s: Stream| {
+                    let l = labels(&device, 17, 1 << 20, 5, s.clone()).unwrap().to_vec::<i32>().unwrap();
+                    (l, normal(&device, [9], 5, s).unwrap().to_vec::<f32>().unwrap())
+                };
+                assert_eq!(draw(Stream::counted(&words, 8, 6)), draw((8 * step + 6).into()));
+            }
+            let short = Tensor::zeros(&device, [1], DType::I32).unwrap();
+            let bad = Stream::counted(&short, 1, 0);
+            assert!(labels(&device, 4, 10, 1, bad).unwrap_err().to_string().contains("step counter"));
+        }
     }
 
     /// Integers and uniforms equal bit for bit on both devices, normals within 1e-6.

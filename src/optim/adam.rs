@@ -5,7 +5,7 @@
 //!
 //! The step number `t` lives on the device, so that a recorded launch sequence stays right when it is replayed.
 
-use super::{PIECE, check};
+use super::{PIECE, Rate, check};
 use crate::Result;
 use crate::device::Launch;
 use crate::ops::vectorize::vectorize;
@@ -70,10 +70,12 @@ impl Adam {
     }
 
     /// One step in place. `params` and `grads`: F32, the length given to [`Adam::new`]; `lr >= 0`.
-    pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: f32) -> Result<()> {
-        check("adam", params, grads, &self.m, lr)?;
-        let s = Settings { lr, ..self.settings };
+    pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: impl Into<Rate>) -> Result<()> {
+        let lr = lr.into();
+        check("adam", params, grads, &self.m, &lr)?;
         if let Some(gpu) = params.gpu() {
+            let (lr, stored) = lr.on_device(1.0);
+            let s = Settings { lr, ..self.settings };
             Launch::new("optim_adam_tick_f32")
                 .ptr(self.step.address())
                 .ptr(self.corrections.address())
@@ -85,9 +87,12 @@ impl Adam {
                 .ptr(self.m.address())
                 .ptr(self.v.address())
                 .ptr(self.corrections.address())
+                .ptr(stored)
                 .val(s)
                 .run(gpu);
         }
+        let s = self.settings;
+        let lr = lr.on_host(1.0);
         let t = &mut self.step.host_mut::<i32>()[0];
         *t += 1;
         let first = (1.0 / (1.0 - s.beta1.powi(*t))) as f32;

@@ -3,7 +3,7 @@
 //! `g += weight_decay p`, `m = momentum m + g` (so `m = g` in the first step), `p -= lr (nesterov ? g + momentum m : m)`.
 //! Without momentum `p -= lr g`.
 
-use super::{PIECE, check};
+use super::{PIECE, Rate, check};
 use crate::Result;
 use crate::device::Launch;
 use crate::ops::vectorize::vectorize;
@@ -44,7 +44,7 @@ impl Sgd {
     }
 
     /// One step in place. `params` and `grads`: F32, the length given to [`Sgd::new`]; `lr >= 0`.
-    pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: f32) -> Result<()> {
+    pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: impl Into<Rate>) -> Result<()> {
         self.step_scaled(params, grads, lr, &[])
     }
 
@@ -54,10 +54,11 @@ impl Sgd {
         &mut self,
         params: &mut Tensor,
         grads: &Tensor,
-        lr: f32,
+        lr: impl Into<Rate>,
         parts: &[(usize, usize, f32)],
     ) -> Result<()> {
-        check("sgd", params, grads, &self.momentum_buffer, lr)?;
+        let lr = lr.into();
+        check("sgd", params, grads, &self.momentum_buffer, &lr)?;
         let mut from = 0;
         let mut all = Vec::with_capacity(2 * parts.len() + 1);
         for &(start, length, factor) in parts {
@@ -73,24 +74,35 @@ impl Sgd {
         }
         all.push((from, params.len() - from, 1.0));
         for (start, length, factor) in all.into_iter().filter(|part| part.1 > 0) {
-            self.step_part(params, grads, start, length, lr * factor)?;
+            self.step_part(params, grads, start, length, (&lr, factor))?;
         }
         Ok(())
     }
 
-    fn step_part(&mut self, params: &Tensor, grads: &Tensor, start: usize, length: usize, lr: f32) -> Result<()> {
+    fn step_part(
+        &mut self,
+        params: &Tensor,
+        grads: &Tensor,
+        start: usize,
+        length: usize,
+        (rate, factor): (&Rate, f32),
+    ) -> Result<()> {
         let mut params = params.view(start, [length])?;
         let grads = grads.view(start, [length])?;
         let mut buffer = self.momentum_buffer.view(start, [length])?;
-        let s = Settings { lr, n: length as i32, ..self.settings };
+        let s = Settings { n: length as i32, ..self.settings };
         if let Some(gpu) = params.gpu() {
+            let (lr, stored) = rate.on_device(factor);
+            let s = Settings { lr, ..s };
             return Launch::over("optim_sgd_f32", length, 256)
                 .ptr(params.address())
                 .ptr(grads.address())
                 .ptr(buffer.address())
+                .ptr(stored)
                 .val(s)
                 .run(gpu);
         }
+        let s = Settings { lr: rate.on_host(factor), ..s };
         let p = params.host_mut::<f32>().par_chunks_mut(PIECE);
         let m = buffer.host_mut::<f32>().par_chunks_mut(PIECE);
         p.zip(m).zip(grads.host::<f32>().par_chunks(PIECE)).for_each(|((p, m), g)| {
@@ -110,7 +122,7 @@ impl Sgd {
 
     /// What [`Sgd::step`] would subtract from `params`, `lr` included, with nothing changed.
     pub fn next_step(&self, params: &Tensor, grads: &Tensor, lr: f32) -> Result<Tensor> {
-        check("sgd", params, grads, &self.momentum_buffer, lr)?;
+        check("sgd", params, grads, &self.momentum_buffer, &lr.into())?;
         let mut step = Tensor::empty_like(params, params.shape())?;
         let s = Settings { lr, ..self.settings };
         if let Some(gpu) = params.gpu() {

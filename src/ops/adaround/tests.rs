@@ -38,8 +38,8 @@ fn hardened_values_are_fixed_points_of_the_quantizer() {
             let w = weight(16).to_device(&device).unwrap();
             let (lo, hi) = range_search(&w, bits, Axis::Outer).unwrap();
             let r = Rounding::new(&w, &lo, &hi, bits).unwrap();
-            let v = normal(&device, w.shape(), 4, bits.into()).unwrap();
-            let factor = crate::ops::random::uniform_in(&Device::cpu(), [16], 0.3, 2.0, 5, bits.into()).unwrap();
+            let v = normal(&device, w.shape(), 4, u64::from(bits)).unwrap();
+            let factor = crate::ops::random::uniform_in(&Device::cpu(), [16], 0.3, 2.0, 5, u64::from(bits)).unwrap();
             let steps: Vec<f32> = r.step.to_vec::<f32>().unwrap().iter().zip(factor.host::<f32>()).map(|(a, b)| a * b).collect();
             let hard = r.harden(&v, &Tensor::from_slice(&device, [16], &steps).unwrap()).unwrap();
             let codes = fake_quant_codes(&hard.values, &hard.lo, &hard.hi, bits, Axis::Outer).unwrap();

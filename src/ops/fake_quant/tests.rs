@@ -91,7 +91,7 @@ fn codes_and_values_are_equal_on_both_devices() {
     let cpu = Device::cpu();
     for bits in 2..=8 {
         for (axis, shape) in [(Axis::Tensor, [4, 3, 3, 12]), (Axis::Outer, [6, 3, 3, 5]), (Axis::Outer, [9, 2, 2, 4])] {
-            let mut x = crate::ops::random::normal(&cpu, shape, 5, bits.into()).unwrap();
+            let mut x = crate::ops::random::normal(&cpu, shape, 5, u64::from(bits)).unwrap();
             let rows = axis.rows(&shape)[0];
             // Quarter steps make ties common.
             for v in x.host_mut::<f32>().iter_mut().skip(10) {
