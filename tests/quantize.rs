@@ -101,7 +101,7 @@ fn go(run: &mut QuantizeRun, folder: &Path, stop_after: Option<u64>) -> (Result<
         let (it, loss) = match e {
             Event::Generator { it, losses } => (it, losses.total),
             Event::Student { it, losses } => (it, losses.total),
-            Event::Images { .. } | Event::Block { .. } | Event::Evaluated { .. } => return Ok(()),
+            Event::Images { .. } | Event::Block { .. } | Event::Evaluated { .. } | Event::Eager { .. } => return Ok(()),
         };
         losses.push((it, loss));
         if Some(it) == stop_after {

@@ -53,6 +53,9 @@ pub struct Args {
     /// Write a checkpoint every N iterations (0: only on Ctrl-C)
     #[arg(long, default_value_t = 200)]
     checkpoint_every: u64,
+    /// On a GPU, launch kernel by kernel instead of recording each kind of step as one graph
+    #[arg(long)]
+    no_capture: bool,
     /// Print the resolved recipe and stop
     #[arg(long)]
     show_recipe: bool,
@@ -83,6 +86,9 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let sets = test_sets(&config.eval, &network)?;
     let teacher = network.load(device)?;
     let mut run = QuantizeRun::new(device, teacher, Normalization::CIFAR, config.recipe.clone())?;
+    if args.no_capture {
+        run = run.without_graphs();
+    }
     let metrics = folder.join("metrics.jsonl");
     let log = if args.resume.is_some() {
         run.resume(&folder)?;
@@ -218,6 +224,12 @@ impl Display {
             Event::Block { report: r, done, of } => {
                 self.bar.set_message(format!("block {done}/{of}, error {:.4} -> {:.4}", r.before, r.after));
                 self.log.write(&json!({"block": r.name, "before": r.before, "after": r.after, "kept": r.kept}))
+            }
+            Event::Eager { why } => {
+                if !self.quiet {
+                    self.bar.suspend(|| println!("steps are launched kernel by kernel, not as graphs: {why}"));
+                }
+                Ok(())
             }
             Event::Evaluated { tally, phase } => {
                 for (points, a) in self.accuracy.iter_mut().zip(&tally.accuracy) {

@@ -10,6 +10,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::elementwise::weighted_sum;
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// What a generator, or stored images themselves, are trained for.
@@ -214,6 +215,18 @@ impl Total {
         let weighted: Vec<(f32, &Var)> = terms.iter().map(|(_, w, v)| (*w, v)).collect();
         let loss = weighted_sum(tape, &weighted)?;
         Ok(Self { loss, parts: terms.into_iter().map(|(name, _, v)| (name, v.detach())).collect() })
+    }
+
+    /// The terms' values, then their sum: one element each.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        self.parts.iter().map(|(_, v)| &v.value).chain([&self.loss.value])
+    }
+
+    /// Adds a further loss to the sum, whose terms are not told apart; no gradients flow through the result.
+    pub fn and(mut self, further: &Self) -> Result<Self> {
+        let mut tape = Tape::inference(&self.loss.value.device());
+        self.loss = weighted_sum(&mut tape, &[(1.0, &self.loss), (1.0, &further.loss)])?;
+        Ok(self)
     }
 
     /// Reads the values (waits for the device).

@@ -1,6 +1,7 @@
 //! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data and small terms.
 
 mod embedded;
+mod host;
 mod inundation;
 mod loss;
 mod recipe;

@@ -1,6 +1,7 @@
 //! One generator iteration (GDFQ's loop): noise and labels -> images -> frozen teacher -> the recipe's loss terms -> Adam
 //! on the generator.
 
+use super::control::{Moment, Place};
 use super::student_step::StudentStep;
 use super::synthetic::Synthetic;
 use crate::Result;
@@ -11,7 +12,6 @@ use crate::graph::{Forward, Network, RangeMode, Swing, Taps};
 use crate::methods::terms::{Conditions, Memory, TeacherView};
 use crate::methods::{GeneratorLoss, GeneratorRecipe, Losses, Recipe, Total};
 use crate::models::generator::{self, Condition};
-use crate::ops::crop_flip::{CropSpec, crop_flip, draw_crops};
 use crate::ops::random;
 use crate::optim::Adam;
 use crate::tensor::Tensor;
@@ -29,9 +29,12 @@ pub(super) enum Draw {
     Roll = 7,
 }
 
+/// Streams of an iteration.
+pub(super) const DRAWS: u64 = 8;
+
 /// Stream number of a draw in iteration `it`.
 pub(super) fn stream(it: u64, draw: Draw) -> u64 {
-    it * 8 + draw as u64
+    it * DRAWS + draw as u64
 }
 
 /// A generator and its optimizer.
@@ -58,15 +61,16 @@ impl GeneratorStep {
         Ok(Self { network, adam, memory: Memory::default(), recipe, loss, seed, classes })
     }
 
-    /// What batch `it` is made from.
-    fn draw(&self, n: usize, it: u64, noise: Draw, labels: Draw) -> Result<Conditions> {
+    /// What the batch of iteration `moment` is made from.
+    fn draw(&self, n: usize, moment: &Moment, noise: Draw, labels: Draw) -> Result<Conditions> {
         let device = self.network.device();
-        let z = random::normal(&device, [n, self.recipe.latent], self.seed, stream(it, noise))?;
+        let z = random::normal(&device, [n, self.recipe.latent], self.seed, moment.stream(noise)?)?;
         let distinct = if self.recipe.paired { n.div_ceil(2) } else { n };
-        let y = random::labels(&device, distinct, self.classes, self.seed, stream(it, labels))?;
+        let y = random::labels(&device, distinct, self.classes, self.seed, moment.stream(labels)?)?;
         // The same uniform draw in two units: where attention shall be, and standardised.
         let uniform = |low: f32, high: f32| -> Result<Var> {
-            let c = random::uniform_in(&device, [distinct, 2], low, high, self.seed, stream(it, Draw::Centers))?;
+            let stream = moment.stream(Draw::Centers)?;
+            let c = random::uniform_in(&device, [distinct, 2], low, high, self.seed, stream)?;
             Ok(Var::constant(cycle(c, n)?))
         };
         let (mut centers, mut center_input) = (None, None);
@@ -86,24 +90,30 @@ impl GeneratorStep {
         Ok(self.network.forward(tape, &inputs, Forward::batch(), &Taps::default())?.output)
     }
 
-    fn augment(&self, tape: &mut Tape, images: Var, it: u64) -> Result<Var> {
-        augment(tape, images, (self.recipe.augment, self.recipe.augment_scale), self.seed, it)
+    fn augment(&self, tape: &mut Tape, images: Var, moment: &Moment) -> Result<Var> {
+        let how = (self.recipe.augment, self.recipe.augment_scale);
+        moment.augment(tape, images, Place::Fresh, how, self.seed, moment.it)
     }
 
     /// Images without a step, for calibration (`it` selects the draw).
     pub fn sample(&mut self, n: usize, it: u64, held_out: bool) -> Result<(Tensor, Tensor)> {
+        self.sample_at(n, &Moment::now(it), held_out)
+    }
+
+    /// The same in iteration `moment`.
+    pub(super) fn sample_at(&mut self, n: usize, moment: &Moment, held_out: bool) -> Result<(Tensor, Tensor)> {
         let (noise, labels) = if held_out { (Draw::Held, Draw::Pick) } else { (Draw::Noise, Draw::Labels) };
-        let c = self.draw(n, it, noise, labels)?;
+        let c = self.draw(n, moment, noise, labels)?;
         let mut tape = Tape::inference(&self.network.device());
         let mut images = self.images(&mut tape, &c)?;
         if !held_out {
-            images = self.augment(&mut tape, images, it)?;
+            images = self.augment(&mut tape, images, moment)?;
         }
         Ok((images.value, c.labels.value))
     }
 
-    /// One step. The images handed out were made before the step, as in the released code. `student` is looked at by
-    /// terms that play against it.
+    /// One step, and its losses. The images handed out were made before the step, as in the released code. `student` is
+    /// looked at by terms that play against it.
     pub fn step(
         &mut self,
         teacher: &mut Network,
@@ -111,36 +121,32 @@ impl GeneratorStep {
         n: usize,
         it: u64,
     ) -> Result<(Synthetic, Losses)> {
-        let conditions = self.draw(n, it, Draw::Noise, Draw::Labels)?;
+        let (made, total) = self.run(teacher, student, n, &Moment::now(it))?;
+        Ok((made, total.read()?))
+    }
+
+    /// The same in iteration `moment`; nothing is waited for.
+    pub(super) fn run(
+        &mut self,
+        teacher: &mut Network,
+        student: &mut StudentStep,
+        n: usize,
+        moment: &Moment,
+    ) -> Result<(Synthetic, Total)> {
+        let conditions = self.draw(n, moment, Draw::Noise, Draw::Labels)?;
         let mut tape = Tape::new(&self.network.device());
         let images = self.images(&mut tape, &conditions)?;
-        let images = self.augment(&mut tape, images, it)?;
-        let rest = Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, it, swing: None };
+        let images = self.augment(&mut tape, images, moment)?;
+        let rest =
+            Surroundings { student: Some(student), memory: &mut self.memory, seed: self.seed, moment, swing: None };
         let (total, logits) = teacher_loss(&mut tape, teacher, &self.loss, &images, &conditions, rest)?;
         let synthetic =
             Synthetic { images: images.value.clone(), labels: conditions.labels.value, teacher_logits: Some(logits) };
-        let losses = total.read()?;
         tape.backward(&total.loss)?;
         let (values, grads) = self.network.params.flat()?;
         self.adam.step(values, grads, self.recipe.lr)?;
-        Ok((synthetic, losses))
+        Ok((synthetic, total))
     }
-}
-
-/// Crops and flips the images, each for itself, with probability `chance` for the batch of iteration `it`; gradients flow
-/// through. A crop keeps at least `smallest` of the area.
-pub(super) fn augment(tape: &mut Tape, images: Var, (chance, smallest): (f32, f32), seed: u64, it: u64) -> Result<Var> {
-    if chance == 0.0 {
-        return Ok(images);
-    }
-    let coin = random::uniform(&Device::cpu(), [1], seed, stream(it, Draw::Coin))?.item()? as f32;
-    if coin >= chance {
-        return Ok(images);
-    }
-    let [n, h, w, _] = images.shape().nhwc("augment")?;
-    let spec = CropSpec::new([smallest, 1.0]);
-    let (boxes, flips) = draw_crops(tape.device(), [n, h, w], spec, seed, stream(it, Draw::Crops))?;
-    crop_flip(tape, &images, &boxes, &flips, [h, w])
 }
 
 /// `n` rows that repeat those of `t` in order.
@@ -165,7 +171,7 @@ pub(super) struct Surroundings<'a> {
     pub student: Option<&'a mut StudentStep>,
     pub memory: &'a mut Memory,
     pub seed: u64,
-    pub it: u64,
+    pub moment: &'a Moment,
     /// Of the teacher's pass.
     pub swing: Option<Swing>,
 }
@@ -214,7 +220,8 @@ pub(super) fn teacher_loss(
         student_logits,
         memory: rest.memory,
         seed: rest.seed,
-        it: rest.it,
+        it: rest.moment.it,
+        counter: rest.moment.counter()?,
     };
     let mut terms = Vec::new();
     for term in loss.terms() {

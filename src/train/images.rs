@@ -1,7 +1,8 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::generator_step::{Draw, GeneratorStep, Surroundings, augment, stream, teacher_loss};
+use super::control::{Moment, Place};
+use super::generator_step::{Draw, GeneratorStep, Surroundings, stream, teacher_loss};
 use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -19,6 +20,9 @@ const DRAW_BASE: u64 = 1 << 40;
 const CROP_BASE: u64 = 1 << 43;
 /// And those of swing convolutions, of which each node of an iteration has one.
 const SWING: u64 = 1 << 61;
+
+/// Height and width of synthetic images, as the generators make them.
+pub(super) const SIZE: [usize; 2] = [32, 32];
 
 /// Stored images `[count, h*w*c]`, their labels and the teacher's logits.
 pub struct ImagePool {
@@ -42,7 +46,7 @@ impl ImagePool {
         let n = recipe.batch;
         let batches = count.div_ceil(n);
         let classes = teacher.graph.classes;
-        let shape = [32, 32, 3];
+        let shape = [SIZE[0], SIZE[1], 3];
         let row = shape.iter().product::<usize>();
         let images = Tensor::empty(device, [batches * n, row], DType::F32)?;
         let labels = Tensor::empty(device, [batches * n], DType::I32)?;
@@ -68,10 +72,13 @@ impl ImagePool {
                 let mut tape = Tape::new(device);
                 let leaf = tape.parameter(x.clone(), grad.clone());
                 let seen = if r.roll > 0 { roll(&mut tape, &leaf, jitter(r.roll, recipe.seed, it, k)?)? } else { leaf };
-                let seen = augment(&mut tape, seen, (r.augment, r.augment_scale), recipe.seed, (it << 20) + k)?;
+                let (how, draws) = ((r.augment, r.augment_scale), (it << 20) + k);
+                let moment = Moment::now(it);
+                let seen = moment.augment(&mut tape, seen, Place::Stored, how, recipe.seed, draws)?;
                 let swing =
                     r.swing.then_some(Swing { seed: recipe.seed, stream: SWING + ((b as u64) << 36) + (k << 12) });
-                let rest = Surroundings { student: None, memory: &mut memory, seed: recipe.seed, it, swing };
+                let rest =
+                    Surroundings { student: None, memory: &mut memory, seed: recipe.seed, moment: &moment, swing };
                 let total = teacher_loss(&mut tape, teacher, &r.loss, &seen, &conditions, rest)?.0;
                 // Reading the loss waits for the device.
                 if k + 1 == r.iters || rate.listens() {
@@ -112,20 +119,25 @@ impl ImagePool {
 
     /// A pool from stored tensors (resume).
     pub fn restore(images: Tensor, labels: Tensor, teacher_logits: Tensor) -> Self {
-        Self { images, labels, teacher_logits, shape: [32, 32, 3] }
+        Self { images, labels, teacher_logits, shape: [SIZE[0], SIZE[1], 3] }
     }
 
     /// `n` images drawn with replacement for iteration `it`.
     pub fn batch(&self, n: usize, seed: u64, it: u64) -> Result<Synthetic> {
+        self.batch_at(n, seed, &Moment::now(it))
+    }
+
+    /// The same in iteration `moment`.
+    pub(super) fn batch_at(&self, n: usize, seed: u64, moment: &Moment) -> Result<Synthetic> {
         let device = self.images.device();
-        let pick = random::labels(&device, n, self.labels.len(), seed, stream(it, Draw::Pick))?;
+        let pick = random::labels(&device, n, self.labels.len(), seed, moment.stream(Draw::Pick)?)?;
         let mut tape = Tape::inference(&device);
         // Gathering rows is what an embedding does.
         let rows = embedding(&mut tape, &Var::constant(self.images.clone()), &pick)?.value;
         let logits = embedding(&mut tape, &Var::constant(self.teacher_logits.clone()), &pick)?.value;
-        let all = self.labels.to_vec::<i32>()?;
-        let chosen: Vec<i32> = pick.to_vec::<i32>()?.into_iter().map(|i| all[i as usize]).collect();
-        let labels = Tensor::from_slice(&device, [n], &chosen)?;
+        // Gathering only copies bits.
+        let all = self.labels.reinterpret(DType::F32).reshape([self.labels.len(), 1])?;
+        let labels = embedding(&mut tape, &Var::constant(all), &pick)?.value.reshape([n])?.reinterpret(DType::I32);
         let [h, w, c] = self.shape;
         Ok(Synthetic { images: rows.reshape([n, h, w, c])?, labels, teacher_logits: Some(logits) })
     }
@@ -144,12 +156,19 @@ impl ImagePool {
     }
 }
 
-/// `batch` cropped and flipped for iteration `it` where the recipe says so; what the teacher says of it is then not known.
-pub(super) fn cropped(batch: Synthetic, recipe: &Recipe, it: u64) -> Result<Synthetic> {
+/// The draws of a stored batch's crops in iteration `it`.
+pub(super) fn crop_draws(it: u64) -> u64 {
+    CROP_BASE + it
+}
+
+/// `batch` cropped and flipped for iteration `moment` where the recipe says so; what the teacher says of it is then not
+/// known.
+pub(super) fn cropped(batch: Synthetic, recipe: &Recipe, moment: &Moment) -> Result<Synthetic> {
     let Some(r) = recipe.images.as_ref().filter(|r| r.train_augment > 0.0) else { return Ok(batch) };
     let mut tape = Tape::inference(&batch.images.device());
     let whole = Var::constant(batch.images.clone());
-    let images = augment(&mut tape, whole, (r.train_augment, r.augment_scale), recipe.seed, CROP_BASE + it)?.value;
+    let (how, draws) = ((r.train_augment, r.augment_scale), crop_draws(moment.it));
+    let images = moment.augment(&mut tape, whole, Place::Stored, how, recipe.seed, draws)?.value;
     Ok(Synthetic { images, teacher_logits: None, ..batch })
 }
 

@@ -2,11 +2,14 @@
 
 mod calibrate;
 mod checkpoint;
+mod control;
 mod diagnosis;
 mod evaluate;
 mod generator_step;
 mod images;
+mod iterate;
 pub mod log;
+mod loss_log;
 mod reconstruct;
 mod run;
 mod student_step;

@@ -1,14 +1,14 @@
 //! The quantization run: warm-up, images, calibration, student steps, evaluation, selection without data, checkpoints.
 
-use super::calibrate::{calibrate, clip, follow, set_weight_ranges, tracking};
+use super::calibrate::{calibrate, clip, set_weight_ranges, tracking};
 use super::checkpoint;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
-use super::images::{ImagePool, cropped, infer};
+use super::images::{ImagePool, infer};
+use super::iterate::Queue;
 use super::reconstruct::{BlockReport, reconstruct};
 use super::student_step::StudentStep;
-use super::synthetic::Synthetic;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
 use crate::device::Device;
@@ -45,11 +45,33 @@ pub struct Tally {
 
 /// What a run reports while it goes.
 pub enum Event<'a> {
-    Generator { it: u64, losses: Losses },
-    Images { done: usize, of: usize, loss: f32 },
-    Student { it: u64, losses: Losses },
-    Block { report: &'a BlockReport, done: usize, of: usize },
-    Evaluated { tally: &'a Tally, phase: &'a str },
+    /// Losses of steps come when somebody looks at them: on the CPU at once, on a GPU together after some iterations.
+    Generator {
+        it: u64,
+        losses: Losses,
+    },
+    Images {
+        done: usize,
+        of: usize,
+        loss: f32,
+    },
+    Student {
+        it: u64,
+        losses: Losses,
+    },
+    Block {
+        report: &'a BlockReport,
+        done: usize,
+        of: usize,
+    },
+    Evaluated {
+        tally: &'a Tally,
+        phase: &'a str,
+    },
+    /// On a GPU: steps are not recorded as graphs, and why. Once, before the first of them is reported.
+    Eager {
+        why: &'a str,
+    },
 }
 
 /// Results of a finished run.
@@ -80,6 +102,7 @@ pub struct QuantizeRun {
     /// stored images set aside), so that all evaluations of a run are compared on the same images although the generator
     /// moves on.
     pub held_out: Vec<(Tensor, Tensor)>,
+    pub(super) queue: Option<Queue>,
 }
 
 /// The part of the state that is plain data.
@@ -119,6 +142,7 @@ impl QuantizeRun {
             teacher.graph = Arc::new(tune_bn(&teacher.graph));
         }
         let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe)?;
+        let queue = Queue::new(device, &recipe)?;
         Ok(Self {
             recipe,
             teacher,
@@ -130,10 +154,26 @@ impl QuantizeRun {
             progress: Progress::default(),
             selected: None,
             held_out: Vec::new(),
+            queue,
         })
     }
 
+    /// On a GPU, steps are launched kernel by kernel instead of being recorded as graphs. Results are the same.
+    pub fn without_graphs(mut self) -> Self {
+        if let Some(queue) = &mut self.queue {
+            queue.stay_eager();
+        }
+        self
+    }
+
+    /// Number of kinds of iterations that are recorded as graphs now.
+    pub fn graphs(&self) -> usize {
+        self.queue.as_ref().map_or(0, Queue::recorded)
+    }
+
     /// Runs to the end, or until `stop` is set: then a checkpoint is written to `folder` and the error says how to go on.
+    /// A loss that is not finite ends the run too, and no checkpoint is written after it; on a GPU this is noticed up to 50
+    /// iterations later, when losses are read.
     pub fn run(
         &mut self,
         tests: &[TestSet],
@@ -150,6 +190,7 @@ impl QuantizeRun {
         }
         while self.it < self.recipe.iters {
             if stop.load(Ordering::Relaxed) {
+                self.read_losses(report)?;
                 checkpoint::save(self, folder)?;
                 return Err(Error::Interrupted { step: self.it, run: folder.to_path_buf() });
             }
@@ -157,20 +198,20 @@ impl QuantizeRun {
                 self.finish_warmup(tests, folder, stop, report)?;
             }
             let it = self.it + 1;
-            if it <= self.recipe.warmup {
-                self.warmup_step(it, report)?
-            } else {
-                self.student_iteration(it, report)?
-            }
+            self.iterate(it, report)?;
             self.it = it;
             let due = it > self.recipe.warmup && (it % self.recipe.eval_every == 0 || it == self.recipe.iters);
+            let save = checkpoint_every > 0 && it % checkpoint_every == 0 && it < self.recipe.iters;
+            if due || save {
+                self.read_losses(report)?;
+            }
             if due {
                 let tally = self.tally(tests)?;
                 self.consider(&tally)?;
                 report(Event::Evaluated { tally: &tally, phase: "student" })?;
                 self.progress.last = Some(tally);
             }
-            if checkpoint_every > 0 && it % checkpoint_every == 0 && it < self.recipe.iters {
+            if save {
                 checkpoint::save(self, folder)?;
             }
         }
@@ -187,16 +228,6 @@ impl QuantizeRun {
         })
     }
 
-    /// Generator only; ranges tracked along when the recipe calibrates during warm-up.
-    fn warmup_step(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
-        let (made, losses) = self.generator.step(&mut self.teacher, &mut self.student, self.recipe.batch, it)?;
-        finite(it, "generator_loss", &losses)?;
-        if self.recipe.ranges.batches == 0 {
-            follow(&mut self.student, &made.images, &self.recipe)?;
-        }
-        report(Event::Generator { it, losses })
-    }
-
     /// Stored images, calibration, reconstruction, and the first evaluations.
     fn finish_warmup(
         &mut self,
@@ -205,6 +236,11 @@ impl QuantizeRun {
         stop: &AtomicBool,
         report: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
+        self.read_losses(report)?;
+        if let Some(queue) = &mut self.queue {
+            // Their kinds do not come again, and what they write to is set anew.
+            queue.forget();
+        }
         if let (Some(images), None) = (self.recipe.images.as_ref().filter(|i| i.count > 0), &self.pool) {
             let device = self.teacher.device();
             let tell = |done, of, loss| report(Event::Images { done, of, loss });
@@ -246,34 +282,6 @@ impl QuantizeRun {
         }
         self.progress.ptq = Some(tally);
         Ok(())
-    }
-
-    fn student_iteration(&mut self, it: u64, report: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
-        let r = &self.recipe;
-        let n = r.batch;
-        // Low-discrepancy choice between stored and fresh images: exactly `share` of the batches, evenly spread. One ahead,
-        // so that fresh batches fall on iterations that step the generator and have made images anyway.
-        let share = r.images.as_ref().map_or(0.0, |i| f64::from(i.share));
-        let stored = ((it + 1) as f64 * share).floor() > (it as f64 * share).floor();
-        let step_generator = r.generator.every > 0 && it % r.generator.every == 0;
-        let mut fresh = None;
-        if step_generator {
-            let (made, losses) = self.generator.step(&mut self.teacher, &mut self.student, n, it)?;
-            finite(it, "generator_loss", &losses)?;
-            report(Event::Generator { it, losses })?;
-            fresh = Some(made);
-        }
-        let batch = match (&self.pool, fresh) {
-            (Some(pool), _) if stored => cropped(pool.batch(n, self.recipe.seed, it)?, &self.recipe, it)?,
-            (_, Some(made)) => made,
-            _ => {
-                let (images, labels) = self.generator.sample(n, it, false)?;
-                Synthetic { images, labels, teacher_logits: None }
-            }
-        };
-        let losses = self.student.step(&mut self.teacher, &batch, it)?;
-        finite(it, "student_loss", &losses)?;
-        report(Event::Student { it, losses })
     }
 
     /// Accuracy on the test sets, and agreement with the teacher on synthetic images nobody trained on.
@@ -326,13 +334,18 @@ impl QuantizeRun {
         Ok(self.student.network)
     }
 
-    /// Writes a checkpoint that [`QuantizeRun::resume`] continues from bit for bit.
+    /// Writes a checkpoint that [`QuantizeRun::resume`] continues from bit for bit. Errors if a loss since the last reading
+    /// was not finite.
     pub fn checkpoint(&mut self, folder: &Path) -> Result<()> {
+        self.read_losses(&mut |_| Ok(()))?;
         checkpoint::save(self, folder)
     }
 
     /// Restores the state of `folder`'s checkpoint into a fresh run of the same recipe and teacher.
     pub fn resume(&mut self, folder: &Path) -> Result<()> {
+        if let Some(queue) = &mut self.queue {
+            queue.forget();
+        }
         checkpoint::load(self, folder)
     }
 
@@ -391,15 +404,4 @@ impl QuantizeRun {
             .output
             .value)
     }
-}
-
-/// Stops a run whose loss is no number, naming the term that broke first.
-fn finite(step: u64, loss: &str, losses: &Losses) -> Result<()> {
-    let broken = losses.terms.iter().find(|(_, v)| !v.is_finite());
-    let (term, value) = match broken {
-        Some((name, v)) => (format!("{loss}.{name}"), *v),
-        None if losses.total.is_finite() => return Ok(()),
-        None => (loss.to_string(), losses.total),
-    };
-    Err(Error::NonFinite { step, term, value, hint: "; lower student.lr or generator.lr" })
 }

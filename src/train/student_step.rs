@@ -1,5 +1,6 @@
 //! One student iteration: the recipe's loss terms, SGD on the weights, Adam on the ranges when they are learned.
 
+use super::control::Moment;
 use super::synthetic::Synthetic;
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -139,8 +140,24 @@ impl StudentStep {
         Total::new(tape, terms)
     }
 
-    /// One step on a batch.
+    /// Learning rates of weights and ranges in iteration `it`.
+    pub(super) fn rates(&self, it: u64) -> [f32; 2] {
+        let rate = self.schedule.factor(self.done(it));
+        [self.recipe.student.lr * rate, self.recipe.ranges.lr * rate]
+    }
+
+    /// Student steps before iteration `it`.
+    fn done(&self, it: u64) -> u64 {
+        it.saturating_sub(self.recipe.warmup + 1)
+    }
+
+    /// One step on a batch, and its losses.
     pub fn step(&mut self, teacher: &mut Network, batch: &Synthetic, it: u64) -> Result<Losses> {
+        self.run(teacher, batch, &Moment::now(it))?.read()
+    }
+
+    /// The same in iteration `moment`; nothing is waited for unless the recipe inundates.
+    pub(super) fn run(&mut self, teacher: &mut Network, batch: &Synthetic, moment: &Moment) -> Result<Total> {
         let filter = self.recipe.student.low_pass > 0.0;
         let images = if filter { self.filtered(&batch.images)? } else { batch.images.clone() };
         let logits = batch.teacher_logits.as_ref().filter(|_| !filter);
@@ -149,32 +166,30 @@ impl StudentStep {
         let mut tape = Tape::new(&self.network.device());
         let copy = self.recipe.student.perturb > 0.0 && self.recipe.student.perturb_weight > 0.0;
         let x = if copy { tape.leaf(images) } else { Var::constant(images) };
-        let total = self.total(&mut tape, &loss, 1.0, &x, &batch.labels, &lesson)?;
-        let mut losses = total.read()?;
+        let mut total = self.total(&mut tape, &loss, 1.0, &x, &batch.labels, &lesson)?;
         let gradients = tape.backward(&total.loss)?;
         let (mut grads, mut range_grads) = self.gradients()?;
         if copy {
             // The second backward pass overwrites the first one's.
             let first = (grads.duplicate()?, range_grads.map(|g| g.duplicate()).transpose()?);
             let slope = gradients.of(&x).expect("every loss depends on the images");
-            losses.total += self.copy(teacher, &x.value, &slope, &batch.labels)?;
+            total = total.and(&self.copy(teacher, &x.value, &slope, &batch.labels)?)?;
             let (second, range_second) = self.gradients()?;
             grads = sum(first.0, second)?;
             range_grads = first.1.zip(range_second).map(|(a, b)| sum(a, b)).transpose()?;
         }
-        let done = it.saturating_sub(self.recipe.warmup + 1);
-        let rate = self.schedule.factor(done);
-        let lr = self.recipe.student.lr * rate;
-        let factors = self.inundate(&grads, lr, done)?;
+        let [lr, ranges_lr] = self.rates(moment.it);
+        let factors = self.inundate(&grads, lr, self.done(moment.it))?;
+        let (lr, ranges_lr) = (moment.weights_rate(lr)?, moment.ranges_rate(ranges_lr)?);
         let values = self.network.params.values_mut();
         match &mut self.weights {
             WeightOptimizer::Sgd(sgd) => sgd.step_scaled(values, &grads, lr, &factors)?,
             WeightOptimizer::Adam(adam) => adam.step(values, &grads, lr)?,
         }
         if let (Some(adam), Some(grads)) = (&mut self.adam, range_grads) {
-            adam.step(self.network.ranges.values_mut(), &grads, self.recipe.ranges.lr * rate)?;
+            adam.step(self.network.ranges.values_mut(), &grads, ranges_lr)?;
         }
-        Ok(losses)
+        Ok(total)
     }
 
     /// Factors on the rate `lr` of the quantized weights, in the order of the flat buffer, after `done` student steps: none
@@ -207,16 +222,15 @@ impl StudentStep {
     }
 
     /// The loss of `x` moved against the student along `slope` (HAST), weighted; its gradients replace those before.
-    fn copy(&mut self, teacher: &mut Network, x: &Tensor, slope: &Tensor, labels: &Tensor) -> Result<f32> {
+    fn copy(&mut self, teacher: &mut Network, x: &Tensor, slope: &Tensor, labels: &Tensor) -> Result<Total> {
         let images = sign_step(x, slope, self.recipe.student.perturb)?;
         let loss = self.recipe.copy_loss();
         let lesson = self.lesson(teacher, &loss, &images, None)?;
         let mut tape = Tape::new(&self.network.device());
         let weight = self.recipe.student.perturb_weight;
         let total = self.total(&mut tape, &loss, weight, &Var::constant(images), labels, &lesson)?;
-        let value = total.read()?.total;
         tape.backward(&total.loss)?;
-        Ok(value)
+        Ok(total)
     }
 
     /// What the last backward pass left: for the parameters and, where they are trained, the ranges. Overwritten by the next.

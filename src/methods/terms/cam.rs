@@ -53,6 +53,9 @@ impl StudentTerm for Cam {
     fn needs_head(&self) -> bool {
         true
     }
+    fn needs_host(&self) -> bool {
+        true
+    }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         not_negative(self.name(), "weight", self.weight)?;
         teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))

@@ -50,6 +50,9 @@ impl GeneratorTerm for Cluster {
     fn needs(&self) -> Needs {
         Needs { bn_inputs: true, ..Needs::default() }
     }
+    fn needs_host(&self) -> bool {
+        true
+    }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         has_batch_norm(self.name(), teacher)?;
         let spreads = [("jitter_mean", self.jitter_mean), ("jitter_var", self.jitter_var)];

@@ -40,7 +40,7 @@ impl GeneratorTerm for Correlation {
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let x = view.images;
         let noise = if self.noise {
-            Some(random::normal(&x.value.device(), x.shape(), view.seed, NOISE_STREAM + view.it)?)
+            Some(random::normal(&x.value.device(), x.shape(), view.seed, view.stream(NOISE_STREAM))?)
         } else {
             None
         };

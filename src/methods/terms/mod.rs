@@ -46,6 +46,7 @@ use crate::autograd::{Tape, Var};
 use crate::graph::{BnStatistics, Graph, Network};
 use crate::ops::cluster_loss::Centroids;
 use crate::ops::marginal_distance::ClassMeans;
+use crate::ops::random::Stream;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -109,6 +110,15 @@ pub struct TeacherView<'a> {
     /// For draws: of the run, and the iteration.
     pub seed: u64,
     pub it: u64,
+    /// Where draws must read the iteration's number, if it may be another when they are made: I32 `[2]`.
+    pub counter: Option<Tensor>,
+}
+
+impl TeacherView<'_> {
+    /// Sequence `base + it` of draws.
+    pub fn stream(&self, base: u64) -> Stream {
+        self.counter.as_ref().map_or_else(|| (base + self.it).into(), |c| Stream::counted(c, 1, base))
+    }
 }
 
 /// What terms remember from one iteration to the next. Part of a run's checkpoint, but for what only the making of stored
@@ -130,6 +140,10 @@ pub trait GeneratorTerm {
     fn weight(&self) -> f32;
     fn needs(&self) -> Needs {
         Needs::default()
+    }
+    /// Whether it uploads, downloads or decides something on the host in every step: such steps cannot be recorded.
+    fn needs_host(&self) -> bool {
+        false
     }
     /// Whether its settings make sense, and whether `teacher` can serve it (absent while only settings are checked).
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;
@@ -172,6 +186,10 @@ pub trait StudentTerm {
     }
     /// Whether [`StudentView::heads`] are wanted.
     fn needs_head(&self) -> bool {
+        false
+    }
+    /// As [`GeneratorTerm::needs_host`].
+    fn needs_host(&self) -> bool {
         false
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;

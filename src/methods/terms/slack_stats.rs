@@ -113,6 +113,9 @@ impl GeneratorTerm for SlackStats {
     fn needs(&self) -> Needs {
         Needs { bn_inputs: true, ..Needs::default() }
     }
+    fn needs_host(&self) -> bool {
+        self.enhance && self.per_sample()
+    }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         has_batch_norm(self.name(), teacher)?;
         not_negative(self.name(), "weight", self.weight)?;

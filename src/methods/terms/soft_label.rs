@@ -36,6 +36,9 @@ impl GeneratorTerm for SoftLabel {
     fn weight(&self) -> f32 {
         self.weight
     }
+    fn needs_host(&self) -> bool {
+        true
+    }
     fn check(&self, _: Option<&Graph>) -> Result<()> {
         not_negative(self.name(), "weight", self.weight)?;
         if (0.0..=1.0).contains(&self.low) {
