@@ -1,12 +1,15 @@
-//! `ghostbit bench step`: seconds and memory of one training iteration.
+//! `ghostbit bench step`: seconds and memory of one training iteration; on a GPU, or its emulator, also what it asks of the
+//! driver, launched kernel by kernel and as a graph.
 
 use super::network::NetworkArgs;
 use crate::data::Normalization;
-use crate::device::Device;
+use crate::device::{Counters, Device};
 use crate::methods::Recipe;
+use crate::report::table::Table;
 use crate::train::QuantizeRun;
 use crate::{Error, Result};
 use serde_json::json;
+use std::time::Instant;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -49,13 +52,20 @@ pub fn run(args: Args, device: &Device) -> Result<()> {
             student.push(s);
         }
     }
+    let calls = if device.is_cpu() { None } else { Some(calls(&args, device)?) };
     let (g, s) = (median(&mut generator), median(&mut student));
     let rss = super::peak_rss_mib();
     let rate = args.batch as f64 / (g + s);
     if args.json {
-        let doc = json!({"bench": "step", "batch": args.batch, "device": device.name(), "iters": args.iters,
+        let mut doc = json!({"bench": "step", "batch": args.batch, "device": device.name(), "iters": args.iters,
             "generator_seconds": g, "student_seconds": s, "step_seconds": g + s,
             "images_per_second": rate, "peak_rss_mib": rss});
+        if let Some(c) = &calls {
+            doc["driver_calls_per_step"] = json!({"kernel_by_kernel": c.eager, "recording": c.recording,
+                "graph": c.graph});
+            doc["graph_nodes"] = json!(c.recording.recorded);
+            doc["graph_seconds"] = json!(c.seconds);
+        }
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
     } else {
         let (g, s, sum) = (g * 1e3, s * 1e3, (g + s) * 1e3);
@@ -65,8 +75,75 @@ pub fn run(args: Args, device: &Device) -> Result<()> {
             device.name()
         );
         println!("{rate:.0} images/s, peak memory {rss:.0} MiB");
+        if let Some(c) = &calls {
+            println!("{}", c.table());
+            let (ms, nodes) = (c.seconds * 1e3, c.recording.recorded);
+            println!("as a graph of {nodes} nodes: {ms:.1} ms, the wait for its end included");
+        }
     }
     Ok(())
+}
+
+/// What one GDFQ iteration of a run asks of the driver.
+struct Calls {
+    eager: Counters,
+    /// The iteration that is recorded and then replayed for the first time.
+    recording: Counters,
+    graph: Counters,
+    /// Median of replayed iterations, each waited for.
+    seconds: f64,
+}
+
+impl Calls {
+    fn table(&self) -> Table {
+        let mut table = Table::new(["driver calls per step", "kernel by kernel", "recording", "graph"]);
+        let rows: [(&str, fn(&Counters) -> u64); 7] = [
+            ("kernel launches", |c| c.launches),
+            ("graph launches", |c| c.graphs),
+            ("nodes recorded", |c| c.recorded),
+            ("copies and fills", |c| c.copies),
+            ("waits", |c| c.waits),
+            ("allocations", |c| c.allocations),
+            ("bytes allocated", |c| c.allocated),
+        ];
+        for (name, of) in rows {
+            let cells = [&self.eager, &self.recording, &self.graph].map(|c| of(c).to_string());
+            table.row([name.to_string()].into_iter().chain(cells));
+        }
+        table
+    }
+}
+
+/// Counts the loop's own iterations after warm-up: the second one launched kernel by kernel, the one that is recorded, and
+/// those that are replayed.
+fn calls(args: &Args, device: &Device) -> Result<Calls> {
+    let gpu = device.gpu().expect("called for GPUs");
+    let mut recipe = Recipe::load("gdfq")?;
+    (recipe.batch, recipe.warmup) = (args.batch, 1);
+    let start = || QuantizeRun::new(device, args.network.load(device)?, Normalization::CIFAR, recipe.clone());
+    let step = |run: &mut QuantizeRun| -> Result<(Counters, f64)> {
+        let (before, clock) = (gpu.counters(), Instant::now());
+        run.advance(&mut |_| Ok(()))?;
+        let cost = gpu.counters() - before;
+        device.synchronize()?;
+        Ok((cost, clock.elapsed().as_secs_f64()))
+    };
+    let mut run = start()?.without_graphs();
+    let mut eager = Counters::default();
+    for _ in 0..3 {
+        eager = step(&mut run)?.0;
+    }
+    drop(run);
+    let mut run = start()?;
+    (step(&mut run)?, step(&mut run)?);
+    let recording = step(&mut run)?.0;
+    let (mut graph, mut seconds) = (Counters::default(), Vec::new());
+    for _ in 0..args.iters {
+        let (cost, taken) = step(&mut run)?;
+        graph = cost;
+        seconds.push(taken);
+    }
+    Ok(Calls { eager, recording, graph, seconds: median(&mut seconds) })
 }
 
 fn median(v: &mut [f64]) -> f64 {
