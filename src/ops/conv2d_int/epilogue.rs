@@ -46,7 +46,12 @@ impl Epilogue {
     pub fn apply(&self, v: &mut [f32], residual: Residual) {
         vectorize(
             #[inline(always)]
-            || self.steps(v, residual),
+            || {
+                self.linear(v, residual);
+                if self.relu {
+                    v.iter_mut().for_each(|v| *v = relu(*v));
+                }
+            },
         );
     }
 
@@ -56,30 +61,40 @@ impl Epilogue {
         vectorize(
             #[inline(always)]
             || {
-                self.steps(v, residual);
-                out.iter_mut().zip(v).for_each(|(q, v)| *q = a.code(*v).to_code());
+                self.linear(v, residual);
+                let pairs = out.iter_mut().zip(v);
+                if self.relu {
+                    pairs.for_each(|(q, v)| *q = a.code(relu(*v)).to_code());
+                } else {
+                    pairs.for_each(|(q, v)| *q = a.code(*v).to_code());
+                }
             },
         );
     }
 
+    /// Bias, normalization and residual: few passes over the row, each one a loop that vectorizes.
     #[inline(always)]
-    fn steps(&self, v: &mut [f32], residual: Residual) {
+    fn linear(&self, v: &mut [f32], residual: Residual) {
         if let Some(b) = &self.bias {
             v.iter_mut().zip(b).for_each(|(v, b)| *v += *b);
         }
-        if let Some([mean, scale, shift]) = &self.norm {
-            for (((v, mean), scale), shift) in v.iter_mut().zip(mean).zip(scale).zip(shift) {
-                *v = (*v - *mean) * *scale + *shift;
+        let norm = self.norm.as_ref().map(|[mean, scale, shift]| mean.iter().zip(scale).zip(shift));
+        let of = |v: f32, ((mean, scale), shift): ((&f32, &f32), &f32)| (v - *mean) * *scale + *shift;
+        match (norm, residual) {
+            (None, Residual::None) => {}
+            (None, Residual::Real(x)) => v.iter_mut().zip(x).for_each(|(v, x)| *v += *x),
+            (None, Residual::Codes(x, a)) => v.iter_mut().zip(x).for_each(|(v, x)| *v += a.value(f32::from(*x))),
+            (Some(n), Residual::None) => v.iter_mut().zip(n).for_each(|(v, n)| *v = of(*v, n)),
+            (Some(n), Residual::Real(x)) => v.iter_mut().zip(n).zip(x).for_each(|((v, n), x)| *v = of(*v, n) + *x),
+            (Some(n), Residual::Codes(x, a)) => {
+                v.iter_mut().zip(n).zip(x).for_each(|((v, n), x)| *v = of(*v, n) + a.value(f32::from(*x)));
             }
         }
-        match residual {
-            Residual::None => {}
-            Residual::Real(x) => v.iter_mut().zip(x).for_each(|(v, x)| *v += *x),
-            Residual::Codes(x, a) => v.iter_mut().zip(x).for_each(|(v, x)| *v += a.value(f32::from(*x))),
-        }
-        if self.relu {
-            // NaN stays NaN.
-            v.iter_mut().for_each(|v| *v = if *v <= 0.0 { 0.0 } else { *v });
-        }
     }
+}
+
+/// NaN stays NaN.
+#[inline(always)]
+fn relu(v: f32) -> f32 {
+    if v <= 0.0 { 0.0 } else { v }
 }
