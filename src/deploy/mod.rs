@@ -5,9 +5,14 @@
 //! [`crate::ops::conv2d_int`] does, and everything after it in f32 in one order ([`crate::ops::conv2d_int::epilogue`]).
 
 mod engine;
+mod file;
 mod lower;
+pub mod measure;
 mod network;
+mod student;
 
 pub use engine::Engine;
+pub use file::KEY as INTEGER_KEY;
 pub use lower::lower;
 pub use network::{IntegerNetwork, Kind, Layer, Node, Norm, Quantizer, Then, Value, Weight};
+pub use student::float_student;
