@@ -169,11 +169,18 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
         if method == "best" {
             args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
-            args.extend(["--set", "reconstruction.iters=2"]);
+            args.extend(["--set", "reconstruction.iters=2", "--input-bits", "8"]);
         }
         let summary = json(&f, &args);
         let out = f.path().join(method);
-        for file in ["config.toml", "metrics.jsonl", "summary.json", "quantized.safetensors", "samples.png"] {
+        for file in [
+            "config.toml",
+            "metrics.jsonl",
+            "summary.json",
+            "quantized.safetensors",
+            "integer.safetensors",
+            "samples.png",
+        ] {
             assert!(out.join(file).is_file(), "{method}: no {file}");
         }
         let written: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
@@ -183,7 +190,42 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][&set], "{method}");
         assert_eq!(doc["quantized"]["wbits"], Value::from(4));
         let doc = json(&f, &["inspect", "--model", &quantized, "--json"]);
-        assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(20 + 19));
+        let images = usize::from(method == "best");
+        assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(20 + 19 + images));
+        deploys(&f, method, &set, &summary);
         refuses(&f, &["quantize", "--model", &quantized, "--out", "again"], &["already quantized"]);
+    }
+}
+
+/// The integer network of a run: evaluates as the student does, and is what `export` makes of the student.
+fn deploys(f: &TempDir, run: &str, set: &str, summary: &Value) {
+    let [integer, student] = ["integer", "quantized"].map(|n| format!("{run}/{n}.safetensors"));
+    let doc = json(f, &["eval", "--integer", &integer, "--eval", set, "--json"]);
+    assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][set]);
+    assert_eq!(doc["weight_bytes"]["float"].as_u64(), Some(4 * 268_336));
+    assert!(doc["weight_bytes"]["packed"].as_u64().unwrap() * 7 < 4 * 268_336);
+    assert_eq!(doc["file_bytes"], summary["files"]["integer.safetensors"]);
+    assert_eq!(doc["speed"][0]["batch"].as_u64(), Some(1));
+
+    let read = |name: &str| std::fs::read(f.path().join(name)).unwrap();
+    let (ok, stdout, stderr) = ghostbit(f, &["export", "--model", &student, "--out", "exported.safetensors"]);
+    assert!(ok && stdout.contains("exported.safetensors"), "{stdout}{stderr}");
+    assert_eq!(read("exported.safetensors"), read(&integer));
+    let (ok, _, stderr) =
+        ghostbit(f, &["export", "--format", "float", "--model", &student, "--out", "float.safetensors"]);
+    assert!(ok, "{stderr}");
+    let doc = json(f, &["eval", "--model", "float.safetensors", "--eval", set, "--json"]);
+    assert!(doc["quantized"].is_null());
+
+    let image = format!("{run}/samples.png");
+    let doc = json(f, &["predict", &integer, &image, &image, "--top", "2", "--json"]);
+    assert_eq!(doc["results"].as_array().map(Vec::len), Some(2));
+    assert_eq!(doc["results"][0]["classes"].as_array().map(Vec::len), Some(2));
+    refuses(f, &["predict", &integer, &student], &[&student, "image"]);
+    refuses(f, &["predict", &student, &image], &[&student, "not an integer network"]);
+    refuses(f, &["eval", "--integer", &student, "--eval", set], &[&student, "not an integer network"]);
+    refuses(f, &["export", "--model", "float.safetensors", "--out", "no"], &["float.safetensors", "not quantized"]);
+    for name in ["exported.safetensors", "float.safetensors"] {
+        std::fs::remove_file(f.path().join(name)).unwrap();
     }
 }

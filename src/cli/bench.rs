@@ -1,11 +1,16 @@
-//! `ghostbit bench step`: seconds and memory of one training iteration; on a GPU, or its emulator, also what it asks of the
-//! driver, launched kernel by kernel and as a graph.
+//! `ghostbit bench`: seconds and memory of one training iteration (`step`; on a GPU, or its emulator, also what it asks of
+//! the driver, launched kernel by kernel and as a graph); an integer network beside the float one (`integer`).
 
 use super::network::NetworkArgs;
 use crate::data::Normalization;
+use crate::deploy::measure::Speed;
+use crate::deploy::{Engine, lower, measure};
 use crate::device::{Counters, Device};
+use crate::graph::Network;
+use crate::graph::passes::{QuantizeSpec, quantize};
 use crate::methods::Recipe;
 use crate::report::table::Table;
+use crate::tensor::{DType, Tensor};
 use crate::train::QuantizeRun;
 use crate::{Error, Result};
 use serde_json::json;
@@ -32,12 +37,16 @@ pub struct Args {
 enum What {
     /// One GDFQ iteration: generator step and student step
     Step,
+    /// Inference on the CPU: W4A4 in integers and the float network, batch 1 and --batch
+    Integer,
 }
 
 pub fn run(args: Args, device: &Device) -> Result<()> {
-    let What::Step = args.what;
     if args.iters == 0 {
         return Err(Error::config("--iters", "must be at least 1"));
+    }
+    if let What::Integer = args.what {
+        return integer(&args);
     }
     let teacher = args.network.load(device)?;
     let mut recipe = Recipe::load("gdfq")?;
@@ -144,6 +153,48 @@ fn calls(args: &Args, device: &Device) -> Result<Calls> {
         seconds.push(taken);
     }
     Ok(Calls { eager, recording, graph, seconds: median(&mut seconds) })
+}
+
+fn integer(args: &Args) -> Result<()> {
+    let device = Device::cpu();
+    let mut float = args.network.load(&device)?;
+    // Ranges and weights do not change the time.
+    let mut student = Network::new(&device, quantize(&float.graph, QuantizeSpec::new(4, 4))?, 0)?;
+    student.copy_from(&float)?;
+    student.weight_ranges_min_max()?;
+    let ones = Tensor::from_slice(&device, [1], &[1.0f32])?;
+    let zero = Tensor::zeros(&device, [1], DType::F32)?;
+    for q in student.graph.quantizers().iter().filter(|q| !q.weight) {
+        student.set_range(&q.name, &zero, &ones)?;
+    }
+    let engine = Engine::new(lower(&student, Normalization::CIFAR)?)?;
+    let mut rows = Vec::new();
+    for batch in [1, args.batch.max(1)] {
+        // Small batches are timed more often.
+        let s = measure::compare(&engine, &mut float, batch, args.iters as usize * (256 / batch).clamp(1, 20))?;
+        if args.json {
+            rows.push(json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}));
+        } else {
+            print_speed(&s, &args.network.arch, &device);
+        }
+    }
+    if args.json {
+        let doc = json!({"bench": "integer", "network": args.network.arch, "device": device.name(), "speed": rows});
+        println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
+    }
+    Ok(())
+}
+
+/// One line: seconds of both, and the ratio.
+pub fn print_speed(s: &Speed, arch: &str, device: &Device) {
+    let (i, f) = (s.integer * 1e3, s.float * 1e3);
+    let rate = s.batch as f64 / s.integer;
+    println!(
+        "batch {:<4} integer {i:.3} ms ({rate:.0} images/s), float {arch} {f:.3} ms: {:.2}x, {}",
+        s.batch,
+        f / i,
+        device.name()
+    );
 }
 
 fn median(v: &mut [f64]) -> f64 {

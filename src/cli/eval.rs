@@ -1,12 +1,15 @@
-//! `ghostbit eval`: top-1 accuracy of any checkpoint.
+//! `ghostbit eval`: top-1 accuracy of any checkpoint; of an integer network also its size, and its speed beside the float
+//! network's.
 
 use super::network::{NetworkArgs, test_sets};
 use crate::data::Normalization;
+use crate::deploy::{Engine, IntegerNetwork, measure};
 use crate::device::Device;
 use crate::graph::Forward;
-use crate::train::evaluate;
+use crate::train::{Accuracy, TestSet, evaluate};
 use crate::{Error, Result};
 use serde_json::json;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -15,6 +18,9 @@ pub struct Args {
     /// Test set: cifar10:FILE, idx:IMAGES,LABELS, builtin:test; may be repeated
     #[arg(long = "eval")]
     sets: Vec<String>,
+    /// Integer network (integer.safetensors): evaluate this one, in integers on the CPU
+    #[arg(long, value_name = "FILE")]
+    integer: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -24,6 +30,9 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let sets = test_sets(&args.sets, &args.network)?;
     if sets.is_empty() {
         return Err(Error::config("--eval", "give at least one test set, e.g. cifar10:test_batch.bin"));
+    }
+    if let Some(path) = &args.integer {
+        return integer(path, &args, &sets);
     }
     let (mut network, spec) = args.network.load_any(device)?;
     let mut rows = Vec::new();
@@ -38,6 +47,50 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         let doc = json!({"arch": args.network.arch, "model": args.network.origin(), "quantized": spec,
                          "device": device.name(), "device_reason": why, "results": rows});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
+    }
+    Ok(())
+}
+
+/// Batches that are timed: one image for latency, many for throughput.
+const TIMED: [(usize, usize); 2] = [(1, 200), (64, 9)];
+
+fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
+    let device = Device::cpu();
+    let engine = Engine::new(IntegerNetwork::load(path)?)?;
+    let mut rows = Vec::new();
+    for set in sets {
+        let (d, input) = (&set.data, &engine.network().input);
+        if [d.h, d.w, d.c] != input[..] || d.classes != engine.network().classes {
+            let found = format!("{}x{}x{} images of {} classes", d.h, d.w, d.c, d.classes);
+            let detail = format!("{} holds {found}; {} takes {input:?}", set.name, path.display());
+            return Err(Error::config("--eval", detail));
+        }
+        let a = Accuracy { correct: measure::hits(&engine, d)?, total: d.n };
+        if !args.json {
+            println!("{:<60} {:6.2} %  ({} of {})", set.name, a.top1(), a.correct, a.total);
+        }
+        rows.push(json!({"set": set.name, "correct": a.correct, "total": a.total, "top1": a.top1()}));
+    }
+    let (float, packed) = engine.network().weight_bytes();
+    let file = super::export::file_bytes(path)?;
+    let mut network = args.network.load_any(&device)?.0;
+    let mut speeds = Vec::new();
+    for (batch, rounds) in TIMED {
+        speeds.push(measure::compare(&engine, &mut network, batch, rounds)?);
+    }
+    if args.json {
+        let speeds: Vec<_> = speeds
+            .iter()
+            .map(|s| json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}))
+            .collect();
+        let doc = json!({"integer": path, "network": engine.network().name, "device": device.name(), "results": rows,
+            "weight_bytes": {"float": float, "packed": packed}, "file_bytes": file, "speed": speeds});
+        println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
+        return Ok(());
+    }
+    println!("weights {float} bytes in f32, {packed} packed ({:.1}x); file {file} bytes", float as f64 / packed as f64);
+    for s in speeds {
+        super::bench::print_speed(&s, &args.network.arch, &device);
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 mod bench;
 mod eval;
+mod export;
 mod inspect;
 mod methods;
 mod network;
+mod predict;
 mod quantize;
 mod train;
 
@@ -32,15 +34,19 @@ struct Cli {
 enum Command {
     /// Quantize a network without data (the main job)
     Quantize(quantize::Args),
-    /// Accuracy of a float or quantized checkpoint
+    /// Accuracy of a float or quantized checkpoint, or of an integer network
     Eval(eval::Args),
+    /// Write a quantized checkpoint as an integer network or as float weights
+    Export(export::Args),
+    /// Classify image files with an integer network
+    Predict(predict::Args),
     /// Supervised training on labelled images
     Train(train::Args),
     /// Print a network, its quantizers and its op table
     Inspect(inspect::Args),
     /// The methods (recipes) that `quantize --method` knows
     Methods(methods::Args),
-    /// Time one training iteration
+    /// Time one training iteration, or integer against float inference
     Bench(bench::Args),
 }
 
@@ -66,6 +72,8 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Quantize(a) => quantize::run(a, &device, &why),
         Command::Eval(a) => eval::run(a, &device, &why),
+        Command::Export(a) => export::run(a),
+        Command::Predict(a) => predict::run(a),
         Command::Train(a) => train::run(a, &device, &why),
         Command::Inspect(a) => inspect::run(a),
         Command::Methods(a) => methods::run(a),

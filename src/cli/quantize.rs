@@ -1,8 +1,11 @@
 //! `ghostbit quantize`: the main job.
 
+use super::export::file_bytes;
 use super::network::{NetworkArgs, QUANT_KEY, test_sets};
 use crate::data::Normalization;
+use crate::deploy::lower;
 use crate::device::Device;
+use crate::graph::Network;
 use crate::methods::{Losses, Recipe};
 use crate::report::curves::{Series, curves};
 use crate::report::png::save_grid;
@@ -36,6 +39,15 @@ pub struct Args {
     /// Bits of activations
     #[arg(long)]
     abits: Option<u8>,
+    /// Bits of the first layer's weights, when they differ
+    #[arg(long)]
+    first_bits: Option<u8>,
+    /// Bits of the last layer's weights, when they differ
+    #[arg(long)]
+    last_bits: Option<u8>,
+    /// Bits of the images as the first layer sees them; f32 if absent
+    #[arg(long)]
+    input_bits: Option<u8>,
     /// Images per iteration
     #[arg(long)]
     batch: Option<usize>,
@@ -48,7 +60,7 @@ pub struct Args {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Continue the run in this folder
-    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "batch", "iters", "seed"])]
+    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "first_bits", "last_bits", "input_bits", "batch", "iters", "seed"])]
     resume: Option<PathBuf>,
     /// Write a checkpoint every N iterations (0: only on Ctrl-C)
     #[arg(long, default_value_t = 200)]
@@ -117,17 +129,49 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
     file.metadata.insert(QUANT_KEY.into(), spec);
     file.save(folder.join("quantized.safetensors"))?;
+    document["files"] = write_integer(&selected, &folder)?;
     write_json(folder.join("summary.json"), &document)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&document).expect("plain data"));
     } else {
         print_table(&summary, &sets);
         print_synthetic(&synthetic);
+        print_sizes(&document["files"]);
         let (seconds, rss) = (start.elapsed().as_secs_f64(), super::peak_rss_mib());
         println!("{seconds:.0} s, peak memory {rss:.0} MiB, device {} ({why})", device.name());
         println!("run folder {}", folder.display());
     }
     Ok(())
+}
+
+/// Writes the integer network beside the student, and says how large both are. What cannot be lowered (a range that is a
+/// point) is no reason to lose the run.
+fn write_integer(selected: &Network, folder: &Path) -> Result<serde_json::Value> {
+    let student = file_bytes(&folder.join("quantized.safetensors"))?;
+    let integer = match lower(selected, Normalization::CIFAR) {
+        Ok(network) => network,
+        Err(e) => {
+            eprintln!("integer.safetensors is not written: {e}");
+            return Ok(json!({"quantized.safetensors": student}));
+        }
+    };
+    let path = folder.join("integer.safetensors");
+    integer.save(&path)?;
+    let (float, packed) = integer.weight_bytes();
+    Ok(json!({"quantized.safetensors": student, "integer.safetensors": file_bytes(&path)?,
+        "weight_bytes": {"float": float, "packed": packed}}))
+}
+
+fn print_sizes(files: &serde_json::Value) {
+    let of = |key: &str| files[key].as_u64().unwrap_or(0);
+    let weights = &files["weight_bytes"];
+    if let (Some(float), Some(packed)) = (weights["float"].as_u64(), weights["packed"].as_u64()) {
+        println!(
+            "student {} bytes, integer network {} bytes (weights {float} in f32, {packed} packed)",
+            of("quantized.safetensors"),
+            of("integer.safetensors")
+        );
+    }
 }
 
 fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
@@ -144,6 +188,9 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
     }
     recipe.wbits = args.wbits.unwrap_or(recipe.wbits);
     recipe.abits = args.abits.unwrap_or(recipe.abits);
+    recipe.first_bits = args.first_bits.or(recipe.first_bits);
+    recipe.last_bits = args.last_bits.or(recipe.last_bits);
+    recipe.input_bits = args.input_bits.or(recipe.input_bits);
     recipe.batch = args.batch.unwrap_or(recipe.batch);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     if let Some(iters) = args.iters {

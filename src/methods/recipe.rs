@@ -21,6 +21,9 @@ pub struct Recipe {
     pub first_bits: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_bits: Option<u8>,
+    /// Bits of the images as the student's first layer sees them; f32 if absent, as in GDFQ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_bits: Option<u8>,
     pub batch: usize,
     /// All iterations, warm-up included.
     pub iters: u64,
@@ -355,6 +358,7 @@ impl Recipe {
             abits: self.abits,
             first_bits: self.first_bits,
             last_bits: self.last_bits,
+            input_bits: self.input_bits,
         }
     }
 }

@@ -51,7 +51,9 @@ impl Recipe {
     /// This recipe with every optional part present: the schema of [`Recipe::set`].
     fn full(&self) -> Self {
         let mut r = self.clone();
-        (r.first_bits, r.last_bits) = (r.first_bits.or(Some(8)), r.last_bits.or(Some(8)));
+        for bits in [&mut r.first_bits, &mut r.last_bits, &mut r.input_bits] {
+            *bits = bits.or(Some(8));
+        }
         (r.generator_loss, r.student_loss) = (GeneratorLoss::full(), StudentLoss::full());
         r.student.inundation = Some(r.student.inundation.take().unwrap_or_default());
         let mut images = ImagesRecipe { count: 0, share: 0.0, ..r.images.take().unwrap_or_default() };

@@ -1,8 +1,8 @@
 //! Fake quantization as GDFQ places it (methods: Xu et al. 2020, released code): every convolution and linear weight
-//! per output channel, first and last included; activations per tensor directly after each ReLU; input, logits and
-//! biases stay float.
+//! per output channel, first and last included; activations per tensor directly after each ReLU; logits and biases stay
+//! float, and so does the input unless `input_bits` is given.
 
-use super::super::{Graph, NodeId, NodeKind, WeightQuant};
+use super::super::{Graph, InputKind, NodeId, NodeKind, WeightQuant};
 use crate::ops::activation::Activation;
 use crate::{Error, Result};
 
@@ -14,12 +14,15 @@ pub struct QuantizeSpec {
     /// Weight bits of the first and last layer, when they differ.
     pub first_bits: Option<u8>,
     pub last_bits: Option<u8>,
+    /// Bits of the network's input, which GDFQ leaves as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_bits: Option<u8>,
 }
 
 impl QuantizeSpec {
     /// The same width everywhere.
     pub fn new(wbits: u8, abits: u8) -> Self {
-        Self { wbits, abits, first_bits: None, last_bits: None }
+        Self { wbits, abits, first_bits: None, last_bits: None, input_bits: None }
     }
 }
 
@@ -32,6 +35,7 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         ("--abits", Some(spec.abits)),
         ("--first-bits", spec.first_bits),
         ("--last-bits", spec.last_bits),
+        ("--input-bits", spec.input_bits),
     ];
     for (key, bits) in widths {
         if let Some(b) = bits.filter(|b| !(2..=8).contains(b)) {
@@ -64,9 +68,13 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();
         let relu = kind == NodeKind::Activation(Activation::Relu);
-        let mut new = out.push(node.name.clone(), kind, &inputs);
-        if relu {
-            new = out.push(format!("{}.quant", node.name), NodeKind::FakeQuant { bits: spec.abits }, &[new]);
+        let mut new = out.push(node.name.clone(), kind.clone(), &inputs);
+        let image = match &kind {
+            NodeKind::Input { index } => matches!(graph.inputs[*index], InputKind::Real(_)),
+            _ => false,
+        };
+        if let Some(bits) = if image { spec.input_bits } else { relu.then_some(spec.abits) } {
+            new = out.push(format!("{}.quant", node.name), NodeKind::FakeQuant { bits }, &[new]);
         }
         moved.push(new);
     }

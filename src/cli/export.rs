@@ -1,0 +1,52 @@
+//! `ghostbit export`: a quantized checkpoint in the form that others read.
+
+use super::network::NetworkArgs;
+use crate::data::Normalization;
+use crate::deploy::{float_student, lower};
+use crate::device::Device;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// What to write
+    #[arg(long, value_enum, default_value = "safetensors")]
+    format: Format,
+    /// The file
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// The integer network, packed (docs/format.md)
+    Safetensors,
+    /// Weights rounded to their codes, in f32, with the teacher's tensor names
+    Float,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let (network, spec) = args.network.load_any(&Device::cpu())?;
+    if spec.is_none() {
+        let e = format!("{} is not quantized; `ghostbit quantize` makes one that is", args.network.origin());
+        return Err(Error::config("--model", e));
+    }
+    match args.format {
+        Format::Safetensors => {
+            let integer = lower(&network, Normalization::CIFAR)?;
+            integer.save(&args.out)?;
+            let (float, packed) = integer.weight_bytes();
+            println!("weights: {float} bytes in f32, {packed} packed with scales and zero points");
+        }
+        Format::Float => float_student(network)?.save(&args.out)?,
+    }
+    println!("{} ({} bytes)", args.out.display(), file_bytes(&args.out)?);
+    Ok(())
+}
+
+/// Size of a file.
+pub fn file_bytes(path: &Path) -> Result<u64> {
+    std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::file(path, e))
+}
