@@ -2,7 +2,8 @@
 
 use super::network::NetworkArgs;
 use crate::data::Normalization;
-use crate::deploy::{float_student, lower};
+use crate::deploy::{OnnxForm, float_student, lower, onnx};
+use crate::tensor::io::replace_file;
 use crate::device::Device;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,10 @@ pub struct Args {
 enum Format {
     /// The integer network, packed (docs/format.md)
     Safetensors,
+    /// ONNX, opset 21: weights of up to 4 bits as INT4, quantizers around operations of floats
+    OnnxQdq,
+    /// ONNX with INT8 weights, which runtimes turn into integer convolutions
+    OnnxInt8,
     /// Weights rounded to their codes, in f32, with the teacher's tensor names
     Float,
 }
@@ -40,6 +45,8 @@ pub fn run(args: Args) -> Result<()> {
             let (float, packed) = integer.weight_bytes();
             println!("weights: {float} bytes in f32, {packed} packed with scales and zero points");
         }
+        Format::OnnxQdq => replace_file(&args.out, &onnx(&lower(&network, Normalization::CIFAR)?, OnnxForm::Qdq)?)?,
+        Format::OnnxInt8 => replace_file(&args.out, &onnx(&lower(&network, Normalization::CIFAR)?, OnnxForm::Int8)?)?,
         Format::Float => float_student(network)?.save(&args.out)?,
     }
     println!("{} ({} bytes)", args.out.display(), file_bytes(&args.out)?);

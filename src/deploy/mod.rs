@@ -9,10 +9,12 @@ mod file;
 mod lower;
 pub mod measure;
 mod network;
+mod onnx;
 mod student;
 
 pub use engine::Engine;
 pub use file::KEY as INTEGER_KEY;
 pub use lower::lower;
 pub use network::{IntegerNetwork, Kind, Layer, Node, Norm, Quantizer, Then, Value, Weight};
+pub use onnx::{Form as OnnxForm, onnx};
 pub use student::float_student;

@@ -1,0 +1,310 @@
+//! ONNX files of an integer network, with QuantizeLinear and DequantizeLinear around operations of floats, as runtimes that
+//! know integers want them (opset 21, NCHW, input normalized).
+//!
+//! Two forms, both with the network's arithmetic up to f32 rounding:
+//!
+//! - [`Form::Qdq`] stores weights of up to 4 bits as INT4. Normalization stays a product and a sum *behind* the convolution: ONNX
+//!   Runtime rounds a bias within a quantized convolution to steps of `s_x s_w`, which at 4 bits moves logits by whole units.
+//! - [`Form::Int8`] stores weights as INT8, what runtimes compute with. Normalization is folded into the weights' scales (a
+//!   negative one into the codes' signs) and a bias, so that a convolution between codes becomes one integer operation
+//!   (QLinearConv). Codes of few bits are multiplied by a power of two as far as INT8 reaches, and the scale divided by it: the
+//!   rounded bias is then as many times finer.
+//!
+//! Activations are UINT8 in both, those of fewer bits clipped as codes: ONNX Runtime 1.31 moves quantizers past pooling, slices
+//! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
+
+mod proto;
+mod writer;
+
+use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
+use crate::{Error, Result};
+use proto::DataType;
+use writer::{Attribute, Writer};
+
+/// How codes are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Qdq,
+    Int8,
+}
+
+/// The ONNX file of `network`. The input is f32 NCHW, normalized as the metadata `ghostbit.normalization` says; the output are
+/// logits. Errors on a network that is not consistent, and on a zero point that the stored type does not hold.
+pub fn onnx(network: &IntegerNetwork, form: Form) -> Result<Vec<u8>> {
+    let values = network.values()?;
+    let mut export = Export { network, form, values, writer: Writer::default(), real: Vec::new() };
+    for id in 0..network.nodes.len() {
+        let name = export.node(id)?;
+        export.real.push(name);
+    }
+    let input = export.real.first().cloned().unwrap_or_default();
+    let last = export.real.last().cloned().unwrap_or_default();
+    let output = export.writer.node("Identity", &[&last], "logits".into(), &[]);
+    let metadata = serde_json::to_string(&network.normalization).expect("plain data");
+    let sample = channels_first(&network.input);
+    let ends = [(&input[..], &sample[..]), (&output[..], &[network.classes][..])];
+    Ok(export.writer.finish(&network.name, ends, vec![("ghostbit.normalization", metadata)]))
+}
+
+struct Export<'a> {
+    network: &'a IntegerNetwork,
+    form: Form,
+    values: Vec<Value>,
+    writer: Writer,
+    /// Name of each node's output in f32, NCHW.
+    real: Vec<String>,
+}
+
+fn channels_first(shape: &[usize]) -> Vec<usize> {
+    match shape {
+        [h, w, c] => vec![*c, *h, *w],
+        other => other.to_vec(),
+    }
+}
+
+/// A weight on its way: codes less zero point, or the codes with it, in `k c r s` order.
+struct Stored {
+    data: DataType,
+    codes: Vec<i32>,
+    /// Units per code.
+    step: Vec<f32>,
+    zero_point: Option<Vec<i32>>,
+}
+
+impl Export<'_> {
+    fn fail(&self, id: usize, what: String) -> Error {
+        Error::network(
+            &self.network.name,
+            format!("node '{}' cannot be written to ONNX: {what}", self.network.nodes[id].name),
+        )
+    }
+
+    fn node(&mut self, id: usize) -> Result<String> {
+        let network = self.network;
+        let node = &network.nodes[id];
+        let name = |part: &str| if part.is_empty() { node.name.clone() } else { format!("{}/{part}", node.name) };
+        let inputs: Vec<String> = node.inputs.iter().map(|&i| self.real[i].clone()).collect();
+        let x = inputs.first().cloned().unwrap_or_default();
+        let spread = |k: usize, stride: usize, pad: usize| {
+            let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
+            let pads = Attribute::Ints(vec![pad as i64; 4]);
+            [("kernel_shape", both(k)), ("strides", both(stride)), ("pads", pads)]
+        };
+        Ok(match &node.kind {
+            Kind::Input => node.name.clone(),
+            Kind::Conv { .. } | Kind::Linear { .. } => self.layer(id, &inputs)?,
+            Kind::Quantize(q) => self.quantize(id, x, q, false)?,
+            Kind::Norm(norm) => {
+                let (scale, shift) = affine(norm, None);
+                self.scale_and_shift(id, x, &scale, &shift)
+            }
+            Kind::Relu => self.writer.node("Relu", &[&x], name(""), &[]),
+            Kind::Add => self.writer.node("Add", &[&x, &inputs[1]], name(""), &[]),
+            Kind::ShortcutA { stride, c_out } => {
+                let step = self.writer.int64s(name("steps"), &[*stride as i64; 2]);
+                let start = self.writer.int64s(name("starts"), &[0; 2]);
+                let end = self.writer.int64s(name("ends"), &[i64::MAX; 2]);
+                let axes = self.writer.int64s(name("axes"), &[2, 3]);
+                let every = self.writer.node("Slice", &[&x, &start, &end, &axes, &step], name("subsampled"), &[]);
+                let c = self.values[node.inputs[0]].shape[2];
+                let (before, more) = ((c_out - c) / 2, c_out - c);
+                let pads = [0, before as i64, 0, 0, 0, (more - before) as i64, 0, 0];
+                let pads = self.writer.int64s(name("pads"), &pads);
+                self.writer.node("Pad", &[&every, &pads], name(""), &[])
+            }
+            Kind::GlobalAvgPool => {
+                let pooled = self.writer.node("GlobalAveragePool", &[&x], name("pooled"), &[]);
+                self.writer.node("Flatten", &[&pooled], name(""), &[])
+            }
+            Kind::MaxPool { k, stride, pad } => {
+                self.writer.node("MaxPool", &[&x], name(""), &spread(*k, *stride, *pad))
+            }
+            Kind::AvgPool { k, stride, pad } => {
+                let [a, b, c] = spread(*k, *stride, *pad);
+                let all = [a, b, c, ("count_include_pad", Attribute::Int(1))];
+                self.writer.node("AveragePool", &[&x], name(""), &all)
+            }
+            Kind::Reshape { shape } => self.reshape(id, x, shape),
+        })
+    }
+
+    /// The elements keep the order that they have channel last.
+    fn reshape(&mut self, id: usize, mut x: String, shape: &[usize]) -> String {
+        let node = &self.network.nodes[id];
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let axes = |order: [i64; 4]| [("perm", Attribute::Ints(order.to_vec()))];
+        if self.values[node.inputs[0]].shape.len() == 3 {
+            x = self.writer.node("Transpose", &[&x], name("channels_last"), &axes([0, 2, 3, 1]));
+        }
+        let sizes: Vec<i64> = std::iter::once(-1).chain(shape.iter().map(|&d| d as i64)).collect();
+        let sizes = self.writer.int64s(name("shape"), &sizes);
+        let y = self.writer.node("Reshape", &[&x, &sizes], name("reshaped"), &[]);
+        if shape.len() == 3 {
+            self.writer.node("Transpose", &[&y], name("channels_first"), &axes([0, 3, 1, 2]))
+        } else {
+            y
+        }
+    }
+
+    /// Sums, then what is fused behind them.
+    fn layer(&mut self, id: usize, inputs: &[String]) -> Result<String> {
+        let network = self.network;
+        let node = &network.nodes[id];
+        let layer = node.kind.layer().expect("called for layers");
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let fold = self.form == Form::Int8;
+        let k = layer.weight.shape[0];
+        // v = scale acc + shift
+        let (scale, shift) = match &layer.then.norm {
+            Some(norm) => affine(norm, layer.bias.as_deref()),
+            None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
+        };
+        let stored = self.stored(layer, fold.then_some(&scale[..]));
+        let weight = self.weight(id, layer, stored)?;
+        let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));
+        let operands: Vec<&str> = [&inputs[0], &weight].into_iter().chain(&bias).map(|s| &s[..]).collect();
+        let (op, attributes) = match &node.kind {
+            Kind::Conv { stride, pad, dilation, .. } => {
+                let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
+                let pads = Attribute::Ints(vec![*pad as i64; 4]);
+                ("Conv", vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))])
+            }
+            _ => ("Gemm", vec![("transB", Attribute::Int(1))]),
+        };
+        let mut v = self.writer.node(op, &operands, name("sums"), &attributes);
+        if !fold {
+            v = self.scale_and_shift(id, v, &scale, &shift);
+        }
+        let then = &layer.then;
+        if then.residual {
+            v = self.writer.node("Add", &[&v, &inputs[1]], name("sum"), &[]);
+        }
+        // Codes that begin at 0 cut off what is negative by themselves.
+        let cut = |q: &Quantizer| q.zero == 1 << (q.bits - 1);
+        if then.relu && !then.quantizer.as_ref().is_some_and(cut) {
+            v = self.writer.node("Relu", &[&v], name("relu"), &[]);
+        }
+        match &then.quantizer {
+            Some(q) => self.quantize(id, v, q, true),
+            None => Ok(v),
+        }
+    }
+
+    /// `scale x + shift` per channel; what does nothing is left out.
+    fn scale_and_shift(&mut self, id: usize, mut x: String, scale: &[f32], shift: &[f32]) -> String {
+        let node = &self.network.nodes[id];
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let dims = match self.values[id].shape.len() {
+            3 => vec![scale.len(), 1, 1],
+            _ => vec![scale.len()],
+        };
+        if scale.iter().any(|s| *s != 1.0) {
+            let scale = self.writer.floats(name("scale"), &dims, scale);
+            x = self.writer.node("Mul", &[&x, &scale], name("scaled"), &[]);
+        }
+        if shift.iter().any(|s| *s != 0.0) {
+            let shift = self.writer.floats(name("shift"), &dims, shift);
+            x = self.writer.node("Add", &[&x, &shift], name("shifted"), &[]);
+        }
+        x
+    }
+
+    /// How the weight is stored, its output channels multiplied by `factors` where given; `None` if integers do not hold it.
+    fn stored(&self, layer: &Layer, factors: Option<&[f32]>) -> Option<Stored> {
+        let w = &layer.weight;
+        let row = w.codes.len() / w.scale.len();
+        let ones = vec![1.0; w.scale.len()];
+        let factors = factors.unwrap_or(&ones[..]);
+        let sign = |k: usize| if factors[k] < 0.0 { -1 } else { 1 };
+        let mut step: Vec<f32> = w.scale.iter().zip(factors).map(|(s, f)| f.abs() / s).collect();
+        if !step.iter().all(|s| s.is_normal()) {
+            return None;
+        }
+        let codes = kcrs(&w.codes, &w.shape);
+        let fits = |lo: i32, hi: i32| w.zero.iter().all(|z| (lo..=hi).contains(&-z));
+        if self.form == Form::Qdq && (w.bits > 4 && fits(-128, 127) || w.bits <= 4 && fits(-8, 7)) {
+            let data = if w.bits <= 4 { DataType::Int4 } else { DataType::Int8 };
+            let zero_point = Some(w.zero.iter().map(|z| -z).collect());
+            return Some(Stored { data, codes: codes.iter().map(|q| i32::from(*q)).collect(), step, zero_point });
+        }
+        // Zero points of 0: codes of values.
+        let at = |i: usize, q: i8| (i32::from(q) + w.zero[i / row]).saturating_mul(sign(i / row));
+        let mut codes: Vec<i32> = codes.iter().enumerate().map(|(i, q)| at(i, *q)).collect();
+        let reach = codes.iter().fold(0, |m, q| m.max(q.saturating_abs()));
+        if reach > 127 {
+            // -(q + z) = (-q - 1) - (z - 1)
+            let turned = |k: usize| factors[k] < 0.0;
+            let zero_point: Vec<i32> =
+                w.zero.iter().enumerate().map(|(k, z)| if turned(k) { z - 1 } else { -z }).collect();
+            let own = kcrs(&w.codes, &w.shape).into_iter().map(i32::from).enumerate();
+            let codes = own.map(|(i, q)| if turned(i / row) { -q - 1 } else { q }).collect();
+            let fits = zero_point.iter().all(|z| (-128..=127).contains(z));
+            return fits.then_some(Stored { data: DataType::Int8, codes, step, zero_point: Some(zero_point) });
+        }
+        let finer = if reach > 0 { 1 << (127 / reach).ilog2() } else { 1 };
+        codes.iter_mut().for_each(|q| *q *= finer);
+        step.iter_mut().for_each(|s| *s /= finer as f32);
+        Some(Stored { data: DataType::Int8, codes, step, zero_point: None })
+    }
+
+    /// The name of the weight's values.
+    fn weight(&mut self, id: usize, layer: &Layer, stored: Option<Stored>) -> Result<String> {
+        let node = &self.network.nodes[id];
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let w = &layer.weight;
+        let dims = match w.shape[..] {
+            [k, r, s, c] => vec![k, c, r, s],
+            _ => w.shape.clone(),
+        };
+        let Some(stored) = stored else {
+            let what = "its weights have a zero point beyond INT8: their range does not hold 0".into();
+            return Err(self.fail(id, what));
+        };
+        let codes = self.writer.codes(name("weight.codes"), &dims, stored.data, &stored.codes)?;
+        let step = self.writer.floats(name("weight.scale"), &[stored.step.len()], &stored.step);
+        let zero_point = stored.zero_point.unwrap_or_else(|| vec![0; stored.step.len()]);
+        let zero_point = self.writer.codes(name("weight.zero_point"), &[zero_point.len()], stored.data, &zero_point)?;
+        let axis = [("axis", Attribute::Int(0))];
+        Ok(self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], name("weight"), &axis))
+    }
+
+    /// UINT8 codes of `v` and back; the name of the values. `fused`: behind a layer.
+    fn quantize(&mut self, id: usize, v: String, q: &Quantizer, fused: bool) -> Result<String> {
+        let node = &self.network.nodes[id];
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let half = 1 << (q.bits - 1);
+        let step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
+        let zero_point = half - q.zero;
+        if !(0..=255).contains(&zero_point) {
+            return Err(self.fail(id, format!("its output's range does not hold 0 (zero point {zero_point})")));
+        }
+        let zero_point = self.writer.codes(name("zero_point"), &[], DataType::Uint8, &[zero_point])?;
+        let mut codes = self.writer.node("QuantizeLinear", &[&v, &step, &zero_point], name("codes"), &[]);
+        if q.bits < 8 {
+            let ends = [("low", 0), ("high", 2 * half - 1)];
+            let [low, high] = ends.map(|(n, code)| self.writer.codes(name(n), &[], DataType::Uint8, &[code]));
+            codes = self.writer.node("Clip", &[&codes, &low?, &high?], name("clipped"), &[]);
+        }
+        let output = if fused { name("out") } else { node.name.clone() };
+        Ok(self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], output, &[]))
+    }
+}
+
+/// Normalization (of sums with a bias) as one product and one sum.
+fn affine(norm: &Norm, bias: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
+    let shift = (0..norm.scale.len()).map(|k| {
+        let from = bias.map_or(0.0, |b| b[k]) - norm.mean[k];
+        from * norm.scale[k] + norm.shift[k]
+    });
+    (norm.scale.clone(), shift.collect())
+}
+
+/// Codes of `k r s c` (or `k c`) in the order `k c r s`.
+fn kcrs(codes: &[i8], shape: &[usize]) -> Vec<i8> {
+    let &[k, r, s, c] = shape else { return codes.to_vec() };
+    let at = |i: usize| {
+        let (ki, ci, pixel) = (i / (c * r * s), i / (r * s) % c, i % (r * s));
+        codes[(ki * r * s + pixel) * c + ci]
+    };
+    (0..k * r * s * c).map(at).collect()
+}

@@ -1,0 +1,75 @@
+//! ONNX files: what they hold, and (where `GHOSTBIT_ONNX_PYTHON` names a Python with onnx, onnxruntime and numpy) that the
+//! checker takes them and ONNX Runtime at its default settings computes what the engine does.
+
+mod networks;
+
+use ghostbit::data::Normalization;
+use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx};
+use ghostbit::graph::Graph;
+use ghostbit::graph::passes::QuantizeSpec;
+use ghostbit::models::resnet::cifar_resnet;
+use networks::{calibrated, images, two_layers, with_downsampling};
+use std::path::Path;
+use std::process::Command;
+
+const FORMS: [OnnxForm; 2] = [OnnxForm::Qdq, OnnxForm::Int8];
+
+fn lowered(graph: &Graph, spec: QuantizeSpec) -> IntegerNetwork {
+    lower(&calibrated(graph, spec, 2), Normalization::CIFAR).unwrap()
+}
+
+/// Writes the model, images channels first, and the engine's logits for `tests/onnx_check.py`.
+fn write(folder: &Path, graph: &Graph, spec: QuantizeSpec, form: OnnxForm, n: usize) {
+    let network = lowered(graph, spec);
+    let stem = format!("{}-w{}a{}-{form:?}", graph.name, spec.wbits, spec.abits);
+    std::fs::write(folder.join(format!("{stem}.onnx")), onnx(&network, form).unwrap()).unwrap();
+    let x = images(n, graph, 3);
+    let logits = Engine::new(network).unwrap().logits(&x).unwrap().to_vec::<f32>().unwrap();
+    let bytes = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    // NHWC; the script turns it, as it does for images of any size.
+    std::fs::write(folder.join(format!("{stem}.images")), bytes(&x.to_vec::<f32>().unwrap())).unwrap();
+    std::fs::write(folder.join(format!("{stem}.logits")), bytes(&logits)).unwrap();
+}
+
+#[test]
+fn onnx_runtime_computes_what_the_engine_does() {
+    let Some(python) = std::env::var_os("GHOSTBIT_ONNX_PYTHON") else {
+        println!("skipped: GHOSTBIT_ONNX_PYTHON names no Python with onnx and onnxruntime");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let resnet = cifar_resnet(3, 10);
+    let mixed = QuantizeSpec { first_bits: Some(8), last_bits: Some(6), ..QuantizeSpec::new(3, 5) };
+    for form in FORMS {
+        for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(8, 8), QuantizeSpec::new(4, 8), mixed] {
+            write(folder.path(), &resnet, spec, form, 200);
+        }
+        for bits in 2..=8 {
+            write(folder.path(), &with_downsampling(), QuantizeSpec::new(bits, bits), form, 50);
+            write(folder.path(), &two_layers(), QuantizeSpec::new(bits, 10 - bits), form, 50);
+        }
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx_check.py");
+    let status = Command::new(python).arg(script).arg(folder.path()).status().unwrap();
+    assert!(status.success(), "onnx_check.py found faults, see above");
+}
+
+/// Everything that is stored, in a form that does not depend on Python: sizes and types.
+#[test]
+fn four_bit_weights_take_half_a_byte() {
+    let network = |w: u8| lowered(&cifar_resnet(3, 10), QuantizeSpec::new(w, 4));
+    let size = |w: u8, form| onnx(&network(w), form).unwrap().len();
+    let weights = network(4).weight_bytes().0 / 4;
+    let saved = size(8, OnnxForm::Qdq) - size(4, OnnxForm::Qdq);
+    // Zero points become smaller too.
+    assert!((weights / 2..weights / 2 + 2048).contains(&saved), "{saved} of {weights}");
+    assert!(size(4, OnnxForm::Int8).abs_diff(size(3, OnnxForm::Int8)) < 64);
+}
+
+#[test]
+fn files_do_not_depend_on_the_run() {
+    let network = lowered(&with_downsampling(), QuantizeSpec::new(4, 4));
+    for form in FORMS {
+        assert!(onnx(&network, form).unwrap() == onnx(&network, form).unwrap());
+    }
+}
