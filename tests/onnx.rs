@@ -1,4 +1,4 @@
-//! ONNX files: what they hold, and (where `GHOSTBIT_ONNX_PYTHON` names a Python with onnx, onnxruntime and numpy) that the
+//! ONNX files: what they hold, and (where `GHOSTBIT_PYTHON` names a Python with onnx, onnxruntime and numpy) that the
 //! checker takes them and ONNX Runtime at its default settings computes what the engine does.
 
 mod networks;
@@ -33,8 +33,8 @@ fn write(folder: &Path, graph: &Graph, spec: QuantizeSpec, form: OnnxForm, n: us
 
 #[test]
 fn onnx_runtime_computes_what_the_engine_does() {
-    let Some(python) = std::env::var_os("GHOSTBIT_ONNX_PYTHON") else {
-        println!("skipped: GHOSTBIT_ONNX_PYTHON names no Python with onnx and onnxruntime");
+    let Some(python) = std::env::var_os("GHOSTBIT_PYTHON") else {
+        println!("skipped: GHOSTBIT_PYTHON names no Python with onnx and onnxruntime");
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -3,8 +3,8 @@
 use super::network::NetworkArgs;
 use crate::data::Normalization;
 use crate::deploy::{OnnxForm, float_student, lower, onnx};
-use crate::tensor::io::replace_file;
 use crate::device::Device;
+use crate::tensor::io::replace_file;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
