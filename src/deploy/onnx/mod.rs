@@ -7,8 +7,8 @@
 //!   Runtime rounds a bias within a quantized convolution to steps of `s_x s_w`, which at 4 bits moves logits by whole units.
 //! - [`Form::Int8`] stores weights as INT8, what runtimes compute with. Normalization is folded into the weights' scales (a
 //!   negative one into the codes' signs) and a bias, so that a convolution between codes becomes one integer operation
-//!   (QLinearConv). Codes of few bits are multiplied by a power of two as far as INT8 reaches, and the scale divided by it: the
-//!   rounded bias is then as many times finer.
+//!   (QLinearConv). Codes of few bits, of weights and of activations, are multiplied as far as a byte reaches, and the scale
+//!   divided by it: the rounded bias is then as many times finer.
 //!
 //! Activations are UINT8 in both, those of fewer bits clipped as codes: ONNX Runtime 1.31 moves quantizers past pooling, slices
 //! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
@@ -273,17 +273,25 @@ impl Export<'_> {
         let node = &self.network.nodes[id];
         let name = |part: &str| format!("{}/{part}", node.name);
         let half = 1 << (q.bits - 1);
-        let step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
-        let zero_point = half - q.zero;
-        if !(0..=255).contains(&zero_point) {
-            return Err(self.fail(id, format!("its output's range does not hold 0 (zero point {zero_point})")));
+        let mut step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
+        let zero = half - q.zero;
+        if !(0..=255).contains(&zero) {
+            return Err(self.fail(id, format!("its output's range does not hold 0 (zero point {zero})")));
         }
-        let zero_point = self.writer.codes(name("zero_point"), &[], DataType::Uint8, &[zero_point])?;
+        let mut zero_point = self.writer.codes(name("zero_point"), &[], DataType::Uint8, &[zero])?;
         let mut codes = self.writer.node("QuantizeLinear", &[&v, &step, &zero_point], name("codes"), &[]);
         if q.bits < 8 {
             let ends = [("low", 0), ("high", 2 * half - 1)];
             let [low, high] = ends.map(|(n, code)| self.writer.codes(name(n), &[], DataType::Uint8, &[code]));
             codes = self.writer.node("Clip", &[&codes, &low?, &high?], name("clipped"), &[]);
+        }
+        // The same values as codes of a finer step, for the sake of the bias of the layers that read them.
+        let finer = if self.form == Form::Int8 && zero < 2 * half { 255 / (2 * half - 1) } else { 1 };
+        if finer > 1 {
+            let values = self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], name("coarse"), &[]);
+            step = self.writer.floats(name("fine.step"), &[], &[1.0 / q.scale / finer as f32]);
+            zero_point = self.writer.codes(name("fine.zero_point"), &[], DataType::Uint8, &[zero * finer])?;
+            codes = self.writer.node("QuantizeLinear", &[&values, &step, &zero_point], name("fine"), &[]);
         }
         let output = if fused { name("out") } else { node.name.clone() };
         Ok(self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], output, &[]))
