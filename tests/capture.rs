@@ -34,7 +34,8 @@ fn fail_at(n: i64) {
 
 fn recipe(name: &str, set: &[&str]) -> Recipe {
     let mut r = Recipe::load(name).unwrap();
-    for s in ["batch=2", "warmup=4", "iters=10", "eval_every=10"].iter().chain(set) {
+    // In f32, as the emulator takes its time for tensor cores.
+    for s in ["batch=2", "warmup=4", "iters=10", "eval_every=10", "math=f32"].iter().chain(set) {
         r.set(s).unwrap();
     }
     r
