@@ -1,21 +1,17 @@
 //! Launches of `kernels/conv2d_*.cu`. Shapes are checked by the callers; sizes and alignment here.
 //!
-//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`). Else every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per math that
-//! takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
+//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`). Else every pass has one kernel per math and column
+//! tile (16, 32, 64), reading four floats at once, and one per math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
 //! from the shape (and the alignment of views) alone, so results do not depend on the device.
 
 use super::halo::Halo;
+use super::launch::{PART_BLOCKS, ROWS, Shape, THREADS, aligned, sum};
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
 use crate::device::{Gpu, Launch};
 use crate::tensor::{DType, Tensor};
 
-/// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
-const ROWS: usize = 128;
-pub(super) const THREADS: u32 = 256;
-/// Blocks that the parts of a filter gradient aim at: four for each multiprocessor of an H100, on any device.
-pub(super) const PART_BLOCKS: usize = 528;
 /// Fewest pixels of a part, a multiple of every slice.
 const PART_PIXELS: usize = 64;
 
@@ -38,45 +34,6 @@ const FPROP: Kernels = kernels!("fprop");
 const DGRAD: Kernels = kernels!("dgrad");
 const WGRAD: Kernels = kernels!("wgrad");
 
-/// `ConvShape` of `kernels/include/conv_tile.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Shape {
-    x: [i32; 4],
-    k: i32,
-    r: i32,
-    s: i32,
-    p: i32,
-    q: i32,
-    stride: i32,
-    pad: i32,
-    dilation: i32,
-}
-
-impl Shape {
-    /// Errors if a tensor is too large for 32-bit offsets.
-    pub fn new(g: &Geometry) -> Result<Self> {
-        let sizes = [g.n * g.h * g.w * g.c, g.n * g.p * g.q * g.k, g.k * g.r * g.s * g.c];
-        crate::ensure_op!(
-            sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && (g.h + g.pad) * g.dilation.max(g.stride) < 1 << 28,
-            "conv2d",
-            "input, output and filter of {sizes:?} elements: the kernels take fewer than 2^31 each; lower the batch"
-        );
-        let i = |v: usize| v as i32;
-        Ok(Self {
-            x: [i(g.n), i(g.h), i(g.w), i(g.c)],
-            k: i(g.k),
-            r: i(g.r),
-            s: i(g.s),
-            p: i(g.p),
-            q: i(g.q),
-            stride: i(g.stride),
-            pad: i(g.pad),
-            dilation: i(g.dilation),
-        })
-    }
-}
-
 /// Kernel and its column tile for `cols` columns; `quads` says whether four floats may be read at once.
 fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static str, usize) {
     let row = &kernels[match math {
@@ -90,10 +47,6 @@ fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static 
         17..=32 => (row[1], 32),
         _ => (row[2], 64),
     }
-}
-
-pub(super) fn aligned(tensors: [&Tensor; 2]) -> bool {
-    tensors.iter().all(|t| t.address() % 16 == 0)
 }
 
 fn device(t: &Tensor) -> &Gpu {
@@ -149,19 +102,6 @@ fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: 
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// `y = beta * y + sum over parts` of `partial[parts][len of y]`.
-pub(super) fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
-    Launch::new("conv2d_sum_f32")
-        .grid([blocks(y.len(), 32), 1, 1])
-        .block([THREADS, 1, 1])
-        .ptr(partial.address())
-        .ptr(y.address())
-        .val(y.len() as i32)
-        .val(parts as i32)
-        .val(beta)
-        .run(device(y))
 }
 
 /// Number of parts and pixels per part when one part alone fills `tiles` blocks.

@@ -1,6 +1,6 @@
 //! Launches of `kernels/conv2d_halo.cu`: 3x3 convolutions of few channels, every input read once.
 
-use super::gpu::{PART_BLOCKS, Shape, THREADS, aligned, sum};
+use super::launch::{PART_BLOCKS, Shape, THREADS, aligned, sum};
 use super::{Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;

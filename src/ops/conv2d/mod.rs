@@ -12,12 +12,13 @@ mod cpu;
 mod cpu_kernel;
 mod gpu;
 mod halo;
+mod launch;
 mod params;
 mod plain;
 mod rule;
 
 pub use cases::cases;
-pub(crate) use gpu::Shape as KernelShape;
+pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
 
 use crate::Result;

@@ -1,0 +1,68 @@
+//! What all launches of `kernels/conv2d_*.cu` share.
+
+use super::Geometry;
+use crate::Result;
+use crate::device::Launch;
+use crate::tensor::Tensor;
+
+/// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
+pub(super) const ROWS: usize = 128;
+pub(super) const THREADS: u32 = 256;
+/// Blocks that the parts of a filter gradient aim at: four for each multiprocessor of an H100, on any device.
+pub(super) const PART_BLOCKS: usize = 528;
+
+/// `ConvShape` of `kernels/include/conv_tile.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Shape {
+    x: [i32; 4],
+    k: i32,
+    r: i32,
+    s: i32,
+    p: i32,
+    q: i32,
+    stride: i32,
+    pad: i32,
+    dilation: i32,
+}
+
+impl Shape {
+    /// Errors if a tensor is too large for 32-bit offsets.
+    pub fn new(g: &Geometry) -> Result<Self> {
+        let sizes = [g.n * g.h * g.w * g.c, g.n * g.p * g.q * g.k, g.k * g.r * g.s * g.c];
+        crate::ensure_op!(
+            sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && (g.h + g.pad) * g.dilation.max(g.stride) < 1 << 28,
+            "conv2d",
+            "input, output and filter of {sizes:?} elements: the kernels take fewer than 2^31 each; lower the batch"
+        );
+        let i = |v: usize| v as i32;
+        Ok(Self {
+            x: [i(g.n), i(g.h), i(g.w), i(g.c)],
+            k: i(g.k),
+            r: i(g.r),
+            s: i(g.s),
+            p: i(g.p),
+            q: i(g.q),
+            stride: i(g.stride),
+            pad: i(g.pad),
+            dilation: i(g.dilation),
+        })
+    }
+}
+
+pub(super) fn aligned(tensors: [&Tensor; 2]) -> bool {
+    tensors.iter().all(|t| t.address() % 16 == 0)
+}
+
+/// `y = beta * y + sum over parts` of `partial[parts][len of y]`.
+pub(super) fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
+    Launch::new("conv2d_sum_f32")
+        .grid([y.len().div_ceil(32) as u32, 1, 1])
+        .block([THREADS, 1, 1])
+        .ptr(partial.address())
+        .ptr(y.address())
+        .val(y.len() as i32)
+        .val(parts as i32)
+        .val(beta)
+        .run(y.gpu().expect("called for GPU tensors"))
+}
