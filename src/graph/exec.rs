@@ -3,9 +3,9 @@
 //! A quantized layer whose input comes from a quantizer convolves the codes, in integers (`ops::conv2d_int`); its gradients
 //! are those of the values. Stand-ins for weights, dropped quantization and shifted inputs keep the float convolution.
 
-use super::{Network, NodeId, NodeKind, WeightQuant};
+use super::forward::{BnStatistics, Forward, Mode, Outputs, Taps};
+use super::{Network, NodeId, NodeKind};
 use crate::autograd::{Tape, Var};
-use crate::device::Device;
 use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use crate::ops::channel_stats::channel_stats;
@@ -13,134 +13,11 @@ use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
 use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
-use crate::ops::fake_quant::{Axis, Codes, FakeQuantSpec, Ste, fake_quant, fake_quant_coded};
-use crate::ops::observe::{self, EmaForm};
-use crate::ops::qdrop::qdrop;
-use crate::ops::reflect_shift::reflect_shift;
+use crate::ops::fake_quant::Codes;
 use crate::ops::tune_stats::tune_stats;
-use crate::ops::{elementwise, embedding, linear, pool, random, range_search, reshape, shortcut};
-use crate::tensor::{DType, Tensor};
+use crate::ops::{elementwise, embedding, linear, pool, reshape, shortcut};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-
-/// Batch normalisation's mode.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mode {
-    /// Running statistics.
-    Eval,
-    /// Statistics of the batch; running buffers untouched (a generator, or a teacher being probed).
-    Batch,
-    /// Statistics of the batch, running buffers updated with this momentum (supervised training).
-    Train { momentum: f32 },
-}
-
-/// What happens to activation ranges in this forward pass.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RangeMode {
-    /// Use the stored ranges.
-    Frozen,
-    /// Observe minimum and maximum, update the moving average, use the result.
-    TrackMinMax(EmaForm),
-    /// Search the range of least squared error, update the moving average, use the result.
-    TrackSearch(EmaForm),
-}
-
-/// How to run a forward pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Forward {
-    pub mode: Mode,
-    pub ranges: RangeMode,
-    /// Weight ranges recomputed as min/max of the current weight, as GDFQ does; else the stored ones.
-    pub weight_min_max: bool,
-    pub ste: Ste,
-    /// Skip all fake quantization: the float network.
-    pub float: bool,
-    /// Parameters and ranges as constants, also where they are trained: gradients to the inputs only.
-    pub constant: bool,
-    /// Leave activations unquantized at random (QDrop).
-    pub drop: Option<Drop>,
-    /// Shift the inputs of strided convolutions at random, a whole batch alike (swing convolution).
-    pub swing: Option<Swing>,
-}
-
-/// Shifts by -1, 0 or 1 pixels along both axes, mirrored at the edges, before convolutions with a stride above 1, where no
-/// pixel then stays unseen (Genie, Jeon et al. 2023).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Swing {
-    /// Of the draws; node `i` takes stream `stream + i`.
-    pub seed: u64,
-    pub stream: u64,
-}
-
-impl Swing {
-    /// `x` as node `id`'s convolution sees it. Maps of one pixel along an axis stay.
-    fn apply(self, tape: &mut Tape, x: Var, id: NodeId) -> Result<Var> {
-        let [_, h, w, _] = x.shape().nhwc("swing")?;
-        if h < 2 || w < 2 {
-            return Ok(x);
-        }
-        let drawn = random::labels(&Device::cpu(), 2, 3, self.seed, self.stream + id as u64)?.to_vec::<i32>()?;
-        reflect_shift(tape, &x, [drawn[0] - 1, drawn[1] - 1])
-    }
-}
-
-/// Elements of activations that stay as they are behind a quantizer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Drop {
-    /// Part of the elements, in 0..=1.
-    pub share: f32,
-    /// Of the draws; node `i` takes stream `stream + i`.
-    pub seed: u64,
-    pub stream: u64,
-}
-
-impl Forward {
-    /// Eval-mode batch norm, frozen ranges, identity straight-through gradients.
-    pub fn eval() -> Self {
-        Self {
-            mode: Mode::Eval,
-            ranges: RangeMode::Frozen,
-            weight_min_max: false,
-            ste: Ste::Identity,
-            float: false,
-            constant: false,
-            drop: None,
-            swing: None,
-        }
-    }
-    /// Batch-statistics normalisation without side effects.
-    pub fn batch() -> Self {
-        Self { mode: Mode::Batch, ..Self::eval() }
-    }
-    /// Supervised training.
-    pub fn train() -> Self {
-        Self { mode: Mode::Train { momentum: 0.1 }, ..Self::eval() }
-    }
-}
-
-/// What a caller wants to see besides the output.
-#[derive(Clone, Debug, Default)]
-pub struct Taps {
-    /// Mean and biased variance of every batch-norm input.
-    pub bn_stats: bool,
-    /// Outputs of these nodes.
-    pub nodes: Vec<NodeId>,
-}
-
-/// Batch statistics of one batch norm's input.
-pub struct BnStatistics {
-    pub node: NodeId,
-    pub mean: Var,
-    pub var: Var,
-}
-
-/// Result of a forward pass.
-pub struct Outputs {
-    pub output: Var,
-    pub bn_stats: Vec<BnStatistics>,
-    /// In the order asked for.
-    pub taps: Vec<Var>,
-}
 
 impl Network {
     /// Runs the network on `inputs` (one per graph input). Parameters of trained stores receive gradients.
@@ -401,95 +278,10 @@ impl Network {
     }
 
     /// A stored tensor on the tape.
-    fn var(&self, store: &super::ParamStore, tape: &mut Tape, name: &str, how: Forward) -> Result<Var> {
+    pub(super) fn var(&self, store: &super::ParamStore, tape: &mut Tape, name: &str, how: Forward) -> Result<Var> {
         if let Some(other) = self.stand_ins.get(name) {
             return Ok(other.clone());
         }
         if how.constant { Ok(Var::constant(store.get(name)?)) } else { store.var(tape, name) }
     }
-
-    /// The value of the linear layer's weight `name` as a pass of kind `how` uses it, [classes c]: fake-quantized where it
-    /// has a quantizer.
-    pub fn linear_weight(&self, name: &str, how: Forward) -> Result<Tensor> {
-        let quant = self.graph.nodes.iter().find_map(|n| match &n.kind {
-            NodeKind::Linear { weight, quant, .. } if weight == name => Some(*quant),
-            _ => None,
-        });
-        let quant = quant.ok_or_else(|| Error::network(&self.graph.name, format!("no linear layer has '{name}'")))?;
-        let mut tape = Tape::inference(&self.device());
-        Ok(self.weight(&mut tape, name, quant, false, how)?.0.value)
-    }
-
-    /// A weight as the network uses it: fake-quantized per output channel if the node says so, then with its codes if they
-    /// are wanted.
-    fn weight(
-        &self,
-        tape: &mut Tape,
-        name: &str,
-        quant: Option<WeightQuant>,
-        coded: bool,
-        how: Forward,
-    ) -> Result<(Var, Option<Codes>)> {
-        if let Some(other) = self.stand_ins.get(name) {
-            return Ok((other.clone(), None));
-        }
-        let w = self.var(&self.params, tape, name, how)?;
-        let Some(q) = quant.filter(|_| !how.float) else { return Ok((w, None)) };
-        let spec = FakeQuantSpec { bits: q.bits, axis: Axis::Outer, ste: how.ste };
-        if how.weight_min_max {
-            let (lo, hi) = observe::min_max(&w.value, Axis::Outer)?;
-            return quantized(tape, &w, &Var::constant(lo), &Var::constant(hi), spec, coded);
-        }
-        let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
-        let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
-        quantized(tape, &w, &lo, &hi, spec, coded)
-    }
-
-    /// The quantized value, with its codes if they are wanted (`coded`) and stand for all of it.
-    fn quantize_activation(
-        &mut self,
-        tape: &mut Tape,
-        x: &Var,
-        node: NodeId,
-        bits: u8,
-        coded: bool,
-        how: Forward,
-    ) -> Result<(Var, Option<Codes>)> {
-        debug_assert_eq!(x.dtype(), DType::F32);
-        let graph = self.graph.clone();
-        let name = &graph.nodes[node].name;
-        match how.ranges {
-            RangeMode::Frozen => {}
-            RangeMode::TrackMinMax(form) => {
-                let (lo, hi) = observe::min_max(&x.value, Axis::Tensor)?;
-                self.track(name, &lo, &hi, form)?;
-            }
-            RangeMode::TrackSearch(form) => {
-                let (lo, hi) = range_search::range_search(&x.value, bits, Axis::Tensor)?;
-                self.track(name, &lo, &hi, form)?;
-            }
-        }
-        let lo = self.var(&self.ranges, tape, &format!("{name}.lo"), how)?;
-        let hi = self.var(&self.ranges, tape, &format!("{name}.hi"), how)?;
-        let spec = FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste };
-        let (y, codes) = quantized(tape, x, &lo, &hi, spec, coded && how.drop.is_none())?;
-        let Some(drop) = how.drop else { return Ok((y, codes)) };
-        let draw = random::uniform(&x.value.device(), x.shape(), drop.seed, drop.stream + node as u64)?;
-        Ok((qdrop(tape, x, &y, &draw, drop.share)?, None))
-    }
-}
-
-fn quantized(
-    tape: &mut Tape,
-    x: &Var,
-    lo: &Var,
-    hi: &Var,
-    spec: FakeQuantSpec,
-    coded: bool,
-) -> Result<(Var, Option<Codes>)> {
-    if !coded {
-        return Ok((fake_quant(tape, x, lo, hi, spec)?, None));
-    }
-    let (y, codes) = fake_quant_coded(tape, x, lo, hi, spec)?;
-    Ok((y, Some(codes)))
 }

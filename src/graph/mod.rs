@@ -3,14 +3,16 @@
 
 mod blocks;
 mod exec;
+mod forward;
 mod head;
 mod import;
 mod network;
 pub mod passes;
+mod quantized;
 mod store;
 
 pub use blocks::Block;
-pub use exec::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Swing, Taps};
+pub use forward::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Swing, Taps};
 pub use head::Head;
 pub use network::Network;
 pub use store::ParamStore;
