@@ -6,6 +6,7 @@ use crate::data::Normalization;
 use crate::deploy::{Engine, IntegerNetwork, measure};
 use crate::device::Device;
 use crate::graph::Forward;
+use crate::tensor::io::{Checkpoint, HostTensor};
 use crate::train::{Accuracy, TestSet, evaluate};
 use crate::{Error, Result};
 use serde_json::json;
@@ -21,6 +22,9 @@ pub struct Args {
     /// Integer network (integer.safetensors): evaluate this one, in integers on the CPU
     #[arg(long, value_name = "FILE")]
     integer: Option<PathBuf>,
+    /// Write the integer network's logits here (safetensors, one f32 tensor [images classes] per test set)
+    #[arg(long, value_name = "FILE", requires = "integer")]
+    logits: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -58,6 +62,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
     let device = Device::cpu();
     let engine = Engine::new(IntegerNetwork::load(path)?)?;
     let mut rows = Vec::new();
+    let mut all = Checkpoint::default();
     for set in sets {
         let (d, input) = (&set.data, &engine.network().input);
         if [d.h, d.w, d.c] != input[..] || d.classes != engine.network().classes {
@@ -65,11 +70,16 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
             let detail = format!("{} holds {found}; {} takes {input:?}", set.name, path.display());
             return Err(Error::config("--eval", detail));
         }
-        let a = Accuracy { correct: measure::hits(&engine, d)?, total: d.n };
+        let (correct, values) = measure::hits(&engine, d)?;
+        let a = Accuracy { correct, total: d.n };
+        all.tensors.insert(set.name.clone(), HostTensor { shape: vec![d.n, d.classes], values });
         if !args.json {
             println!("{:<60} {:6.2} %  ({} of {})", set.name, a.top1(), a.correct, a.total);
         }
         rows.push(json!({"set": set.name, "correct": a.correct, "total": a.total, "top1": a.top1()}));
+    }
+    if let Some(to) = &args.logits {
+        all.save(to)?;
     }
     let (float, packed) = engine.network().weight_bytes();
     let file = super::export::file_bytes(path)?;

@@ -11,17 +11,19 @@ use crate::ops::random;
 use crate::tensor::{Shape, Tensor};
 use std::time::Instant;
 
-/// Number of images of `data` whose label the engine finds.
-pub fn hits(engine: &Engine, data: &Dataset) -> Result<usize> {
+/// Number of images of `data` whose label the engine finds, and the logits `[n classes]` of all.
+pub fn hits(engine: &Engine, data: &Dataset) -> Result<(usize, Vec<f32>)> {
     const BATCH: usize = 256;
     let device = Device::cpu();
-    let mut sum = 0;
+    let (mut sum, mut all) = (0, Vec::new());
     for start in (0..data.n).step_by(BATCH) {
         let end = (start + BATCH).min(data.n);
         let (x, y) = data.batch(&device, start..end, &engine.network().normalization)?;
-        sum += correct(&engine.logits(&x)?, &y)?;
+        let logits = engine.logits(&x)?;
+        sum += correct(&logits, &y)?;
+        all.extend_from_slice(logits.host::<f32>());
     }
-    Ok(sum)
+    Ok((sum, all))
 }
 
 /// Seconds of one batch, medians.

@@ -8,17 +8,19 @@
 //! - [`Form::Int8`] stores weights as INT8, what runtimes compute with. Normalization is folded into the weights' scales (a
 //!   negative one into the codes' signs) and a bias, so that a convolution between codes becomes one integer operation
 //!   (QLinearConv). Codes of few bits, of weights and of activations, are multiplied as far as a byte reaches, and the scale
-//!   divided by it: the rounded bias is then as many times finer.
+//!   divided by it: a bias is then as many times finer, and is chosen so that rounding it changes no code (`rounding`).
 //!
 //! Activations are UINT8 in both, those of fewer bits clipped as codes: ONNX Runtime 1.31 moves quantizers past pooling, slices
 //! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
 
 mod proto;
+mod rounding;
 mod writer;
 
 use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
 use crate::{Error, Result};
 use proto::DataType;
+use rounding::Channel;
 use writer::{Attribute, Writer};
 
 /// How codes are stored.
@@ -69,6 +71,8 @@ struct Stored {
     /// Units per code.
     step: Vec<f32>,
     zero_point: Option<Vec<i32>>,
+    /// What a code less zero point was multiplied by.
+    finer: i32,
 }
 
 impl Export<'_> {
@@ -159,7 +163,11 @@ impl Export<'_> {
             Some(norm) => affine(norm, layer.bias.as_deref()),
             None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
         };
-        let stored = self.stored(layer, fold.then_some(&scale[..]));
+        let mut stored = self.stored(layer, fold.then_some(&scale[..]));
+        let mut shift = shift;
+        if let (true, Some(stored)) = (fold, &mut stored) {
+            self.round_as_the_engine(id, layer, &scale, stored, &mut shift);
+        }
         let weight = self.weight(id, layer, stored)?;
         let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));
         let operands: Vec<&str> = [&inputs[0], &weight].into_iter().chain(&bias).map(|s| &s[..]).collect();
@@ -188,6 +196,35 @@ impl Export<'_> {
             Some(q) => self.quantize(id, v, q, true),
             None => Ok(v),
         }
+    }
+
+    /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the
+    /// engine does.
+    fn round_as_the_engine(&self, id: usize, layer: &Layer, scale: &[f32], stored: &mut Stored, shift: &mut [f32]) {
+        let input = self.values[self.network.nodes[id].inputs[0]].codes;
+        let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return };
+        let x_finer = self.finer(&x);
+        let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
+        let channels: Vec<Channel> = (0..scale.len())
+            .map(|k| Channel {
+                fine: i64::from(stored.finer * x_finer),
+                turned: scale[k] < 0.0,
+                step: stored.step[k],
+                shift: shift[k],
+            })
+            .collect();
+        for (k, found) in rounding::exact(layer, [&x, &y], steps, &channels).into_iter().enumerate() {
+            if let Some((bias, step)) = found {
+                stored.step[k] = step;
+                shift[k] = (bias as f64 * f64::from(steps[0]) * f64::from(step)) as f32;
+            }
+        }
+    }
+
+    /// By how much the codes that a layer reads are finer than the quantizer's.
+    fn finer(&self, q: &Quantizer) -> i32 {
+        let (half, zero) = (1 << (q.bits - 1), (1 << (q.bits - 1)) - q.zero);
+        if self.form == Form::Int8 && zero < 2 * half { 255 / (2 * half - 1) } else { 1 }
     }
 
     /// `scale x + shift` per channel; what does nothing is left out.
@@ -225,7 +262,13 @@ impl Export<'_> {
         if self.form == Form::Qdq && (w.bits > 4 && fits(-128, 127) || w.bits <= 4 && fits(-8, 7)) {
             let data = if w.bits <= 4 { DataType::Int4 } else { DataType::Int8 };
             let zero_point = Some(w.zero.iter().map(|z| -z).collect());
-            return Some(Stored { data, codes: codes.iter().map(|q| i32::from(*q)).collect(), step, zero_point });
+            return Some(Stored {
+                data,
+                codes: codes.iter().map(|q| i32::from(*q)).collect(),
+                step,
+                zero_point,
+                finer: 1,
+            });
         }
         // Zero points of 0: codes of values.
         let at = |i: usize, q: i8| (i32::from(q) + w.zero[i / row]).saturating_mul(sign(i / row));
@@ -239,12 +282,18 @@ impl Export<'_> {
             let own = kcrs(&w.codes, &w.shape).into_iter().map(i32::from).enumerate();
             let codes = own.map(|(i, q)| if turned(i / row) { -q - 1 } else { q }).collect();
             let fits = zero_point.iter().all(|z| (-128..=127).contains(z));
-            return fits.then_some(Stored { data: DataType::Int8, codes, step, zero_point: Some(zero_point) });
+            return fits.then_some(Stored {
+                data: DataType::Int8,
+                codes,
+                step,
+                zero_point: Some(zero_point),
+                finer: 1,
+            });
         }
         let finer = if reach > 0 { 1 << (127 / reach).ilog2() } else { 1 };
         codes.iter_mut().for_each(|q| *q *= finer);
         step.iter_mut().for_each(|s| *s /= finer as f32);
-        Some(Stored { data: DataType::Int8, codes, step, zero_point: None })
+        Some(Stored { data: DataType::Int8, codes, step, zero_point: None, finer })
     }
 
     /// The name of the weight's values.
@@ -286,7 +335,7 @@ impl Export<'_> {
             codes = self.writer.node("Clip", &[&codes, &low?, &high?], name("clipped"), &[]);
         }
         // The same values as codes of a finer step, for the sake of the bias of the layers that read them.
-        let finer = if self.form == Form::Int8 && zero < 2 * half { 255 / (2 * half - 1) } else { 1 };
+        let finer = self.finer(q);
         if finer > 1 {
             let values = self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], name("coarse"), &[]);
             step = self.writer.floats(name("fine.step"), &[], &[1.0 / q.scale / finer as f32]);

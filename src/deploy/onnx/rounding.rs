@@ -1,0 +1,193 @@
+//! Biases that a runtime may round. QLinearConv adds an integer bias to the sums, multiplies by an f32 and rounds to codes. What
+//! counts is only at which sum each code begins, and sums are integers: where there is room between two of them, an integer
+//! bias and a multiplier exist that give the engine's codes for every sum that can occur. This finds them, per channel.
+
+use super::super::network::{Layer, Quantizer};
+use crate::ops::conv2d_int::Ranges;
+use crate::ops::conv2d_int::epilogue::{Epilogue, Residual};
+use crate::quant::Affine;
+
+/// Biases that are tried on each side of the nearest one.
+const TRIED: i64 = 24;
+
+/// What the runtime computes for one output channel: `code = round(f32(fine * sum + bias) * (x_step * step / y_step))`, where
+/// `sum` is the engine's (turned over where `turned`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Channel {
+    /// Units of the runtime's sum in one of the engine's.
+    pub fine: i64,
+    /// Whether the stored codes have the other sign.
+    pub turned: bool,
+    /// Of the weight, as it follows from the values.
+    pub step: f32,
+    /// The bias as a real number.
+    pub shift: f32,
+}
+
+/// Bias (in units of the runtime's sum) and step of each channel of `layer`, which reads codes of `x` and gives codes of `y`
+/// without a residual; `x_step` and `y_step` are what the file says. `None` where no pair gives the engine's codes, which is the
+/// rule at 8 bits: more codes than a bias and a step can please.
+pub(super) fn exact(
+    layer: &Layer,
+    [x, y]: [&Quantizer; 2],
+    [x_step, y_step]: [f32; 2],
+    channels: &[Channel],
+) -> Vec<Option<(i64, f32)>> {
+    let engine = Rounding::new(layer, x, y);
+    let begin = engine.begins(channels);
+    let half = 1i64 << (y.bits - 1);
+    let solve = |(k, channel): (usize, &Channel)| {
+        let reach = engine.reach[k];
+        // A code begins where the product reaches this.
+        let edge = |level: usize| (level as i64 + 1 - half + i64::from(y.zero)) as f64 - 0.5;
+        let multiplier = |step: f32| x_step * step / y_step;
+        let near = (f64::from(channel.shift) / (f64::from(x_step) * f64::from(channel.step))).round() as i64;
+        let mut best: Option<(f64, i64, f32)> = None;
+        for bias in near - TRIED..=near + TRIED {
+            // Bounds of the multiplier.
+            let (mut low, mut high) = (0.0f64, f64::INFINITY);
+            let mut bound = |sum: i64, at_least: bool, edge: f64| {
+                let v = (channel.fine * sum + bias) as f64;
+                match (v > 0.0, v < 0.0) {
+                    (true, _) if at_least => low = low.max(edge / v),
+                    (true, _) => high = high.min(edge / v),
+                    (_, true) if at_least => high = high.min(edge / v),
+                    (_, true) => low = low.max(edge / v),
+                    _ if at_least == (edge < 0.0) => {}
+                    _ => high = -1.0,
+                }
+            };
+            for (level, begins) in begin.iter().enumerate() {
+                if begins[k] <= reach {
+                    bound(begins[k], true, edge(level));
+                }
+                if begins[k] > -reach {
+                    bound(begins[k] - 1, false, edge(level));
+                }
+            }
+            let middle =
+                if high.is_finite() { 0.5 * (low + high) } else { f64::from(multiplier(channel.step)).max(low) };
+            let room = (high - low) / middle;
+            let step = (middle * f64::from(y_step) / f64::from(x_step)) as f32;
+            if low < high && step.is_normal() && best.is_none_or(|(most, ..)| room > most) {
+                best = Some((room, bias, step));
+            }
+        }
+        let (_, bias, step) = best?;
+        // In the runtime's own arithmetic.
+        let product = |sum: i64| ((channel.fine * sum + bias) as f32 * multiplier(step)).round_ties_even();
+        let holds = begin.iter().enumerate().all(|(level, begins)| {
+            let edge = edge(level);
+            (begins[k] > reach || f64::from(product(begins[k])) > edge)
+                && (begins[k] <= -reach || f64::from(product(begins[k] - 1)) < edge)
+        });
+        holds.then_some((bias, step))
+    };
+    channels.iter().enumerate().map(solve).collect()
+}
+
+/// The engine's codes of sums.
+struct Rounding {
+    ranges: Ranges<f32>,
+    epilogue: Epilogue,
+    to: Affine<f32>,
+    /// No sum of a channel is larger, either way.
+    reach: Vec<i64>,
+}
+
+impl Rounding {
+    fn new(layer: &Layer, x: &Quantizer, y: &Quantizer) -> Self {
+        let ranges = layer.ranges(x);
+        let norm = layer.then.norm.as_ref().map(|n| [&n.mean[..], &n.scale[..], &n.shift[..]]);
+        let epilogue = Epilogue::new(layer.bias.as_deref(), norm, layer.then.relu, 1);
+        let a = x.affine();
+        let input = [a.low, a.high].map(|q| (q as i64 + ranges.x_zero).abs());
+        let w = &layer.weight;
+        let rows = w.codes.chunks(w.codes.len() / w.scale.len()).zip(&ranges.w_zero);
+        let reach = rows
+            .map(|(codes, zero)| {
+                codes.iter().map(|q| (i64::from(*q) + zero).abs()).sum::<i64>() * input[0].max(input[1])
+            })
+            .collect();
+        Self { ranges, epilogue, to: y.affine(), reach }
+    }
+
+    fn codes(&self, sums: &[i64]) -> Vec<i8> {
+        let mut v: Vec<f32> = sums.iter().zip(&self.ranges.w).map(|(s, w)| *s as f32 * self.ranges.unit(w)).collect();
+        let mut codes = vec![0; v.len()];
+        self.epilogue.quantize(&mut v, Residual::None, &self.to, &mut codes);
+        codes
+    }
+
+    /// For every code but the lowest, and every channel: the smallest sum within reach (turned over where the channel is) that
+    /// gives it or a larger one; one beyond reach if none does. Every step of the engine keeps the order of sums, or turns it.
+    fn begins(&self, channels: &[Channel]) -> Vec<Vec<i64>> {
+        let sign = |k: usize| if channels[k].turned { -1 } else { 1 };
+        let (lowest, highest) = (self.to.low as i32, self.to.high as i32);
+        let level = |code: i32| {
+            let mut low: Vec<i64> = self.reach.iter().map(|r| -r).collect();
+            let mut high: Vec<i64> = self.reach.iter().map(|r| r + 1).collect();
+            while low.iter().zip(&high).any(|(l, h)| l < h) {
+                let middle: Vec<i64> = low.iter().zip(&high).map(|(l, h)| l + (h - l) / 2).collect();
+                let turned: Vec<i64> = middle.iter().enumerate().map(|(k, s)| sign(k) * s).collect();
+                for (k, q) in self.codes(&turned).into_iter().enumerate() {
+                    if low[k] < high[k] {
+                        if i32::from(q) >= code { high[k] = middle[k] } else { low[k] = middle[k] + 1 }
+                    }
+                }
+            }
+            low
+        };
+        (lowest + 1..=highest).map(level).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::network::{Norm, Then, Weight};
+    use super::*;
+
+    /// Channels with positive, negative and small factors, two bit widths: the integer operation, computed as runtimes do, gives
+    /// the engine's code for every sum that can occur.
+    #[test]
+    fn integer_biases_round_as_the_engine() {
+        for (bits, zero, relu) in [(4u8, 8, true), (3, 4, true), (4, 2, false)] {
+            let (k, row) = (6, 20);
+            let codes = (0..k * row).map(|i| ((i * 7 + i * i / 3) % 15) as i8 - 8).collect();
+            let weight = Weight { bits: 4, shape: vec![k, row], codes, scale: vec![11.3; k], zero: vec![0; k] };
+            let per = |f: fn(f32) -> f32| (0..k).map(|i| f(i as f32)).collect::<Vec<f32>>();
+            let norm =
+                Norm { mean: per(|i| 0.37 * i - 0.8), scale: per(|i| 1.3 - 0.45 * i), shift: per(|i| 0.21 * i + 0.1) };
+            let x = Quantizer { bits: 4, scale: 5.7, zero: 8 };
+            let y = Quantizer { bits, scale: 3.1, zero };
+            let then = Then { norm: Some(norm.clone()), residual: false, relu, quantizer: Some(y) };
+            let layer = Layer { weight, bias: Some(per(|i| 0.05 * i)), then };
+            let (x_finer, w_finer) = (17, 15);
+            let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
+            let bias = layer.bias.as_ref().unwrap();
+            let channels: Vec<Channel> = (0..k)
+                .map(|i| Channel {
+                    fine: x_finer * w_finer,
+                    turned: norm.scale[i] < 0.0,
+                    step: norm.scale[i].abs() / 11.3 / w_finer as f32,
+                    shift: (bias[i] - norm.mean[i]) * norm.scale[i] + norm.shift[i],
+                })
+                .collect();
+            let engine = Rounding::new(&layer, &x, &y);
+            let found = exact(&layer, [&x, &y], steps, &channels);
+            let reach = *engine.reach.iter().max().unwrap();
+            for sum in -reach..=reach {
+                let codes = engine.codes(&vec![sum; k]);
+                for (i, found) in found.iter().enumerate().filter(|(i, _)| sum.abs() <= engine.reach[*i]) {
+                    let (bias, step) = found.expect("few codes: a pair exists");
+                    let turned = if channels[i].turned { -sum } else { sum };
+                    let multiplier = steps[0] * step / steps[1];
+                    let v = ((channels[i].fine * turned + bias) as f32 * multiplier).round_ties_even();
+                    let half = 1 << (bits - 1);
+                    let code = (v as i64 - i64::from(zero)).clamp(-half, half - 1);
+                    assert_eq!(code, i64::from(codes[i]), "bits {bits}, channel {i}, sum {sum}");
+                }
+            }
+        }
+    }
+}
