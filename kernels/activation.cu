@@ -1,4 +1,4 @@
-// Activations (src/ops/activation.rs): kind 0 relu, 1 leaky relu (slope), 2 tanh.
+// Activations (src/ops/activation.rs): kind 0 relu, 1 leaky relu (slope), 2 tanh, 3 relu6.
 //
 // mapping   one thread per element
 // traffic   fwd 8 bytes per element; bwd 12
@@ -14,7 +14,9 @@ KERNEL activation_fwd_f32(const float* __restrict__ x, const float* __restrict__
     if (kind == 2) {
         v = tanhf(v);
     } else if (v <= 0.0f) {
-        v = kind == 0 ? 0.0f : v * slope;
+        v = kind == 1 ? v * slope : 0.0f;
+    } else if (kind == 3 && v >= 6.0f) {
+        v = 6.0f;
     }
     y[i] = v;
 }
@@ -24,6 +26,8 @@ KERNEL activation_bwd_f32(const float* __restrict__ y, const float* __restrict__
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     float v = y[i];
-    float d = kind == 2 ? 1.0f - v * v : (v > 0.0f ? 1.0f : (kind == 0 ? 0.0f : slope));
+    float d = v > 0.0f ? 1.0f : (kind == 1 ? slope : 0.0f);
+    if (kind == 2) d = 1.0f - v * v;
+    if (kind == 3 && v >= 6.0f) d = 0.0f;
     dx[i] = dy[i] * d;
 }

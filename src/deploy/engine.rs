@@ -3,6 +3,7 @@
 use super::network::{IntegerNetwork, Kind, Layer, Quantizer, Value};
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
+use crate::ops::activation::{Activation, activation};
 use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
 use crate::ops::conv2d_int::epilogue::{Epilogue, Residual};
 use crate::ops::conv2d_int::{Plan, sums};
@@ -131,6 +132,10 @@ impl Engine {
                     Batch::Real(each_row(arg(0).real(&self.device)?, 1 << 12, |row| {
                         epilogue.apply(row, Residual::None);
                     })?)
+                }
+                Kind::Relu6 => {
+                    let x = Var::constant(arg(0).real(&self.device)?);
+                    Batch::Real(activation(&mut tape, &x, Activation::Relu6)?.value)
                 }
                 Kind::Add => {
                     let (a, b) = (arg(0).real(&self.device)?, arg(1).real(&self.device)?);

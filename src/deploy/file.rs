@@ -43,6 +43,7 @@ enum Op {
     Quantize { bits: u8 },
     Norm,
     Relu,
+    Relu6,
     Add,
     ShortcutA { stride: usize, c_out: usize },
     GlobalAvgPool,
@@ -207,6 +208,7 @@ impl Writer {
                 Op::Norm
             }
             Kind::Relu => Op::Relu,
+            Kind::Relu6 => Op::Relu6,
             Kind::Add => Op::Add,
             Kind::ShortcutA { stride, c_out } => Op::ShortcutA { stride: *stride, c_out: *c_out },
             Kind::GlobalAvgPool => Op::GlobalAvgPool,
@@ -292,6 +294,7 @@ impl Reader<'_> {
             Op::Quantize { bits } => Kind::Quantize(self.quantizer(name, bits)?),
             Op::Norm => Kind::Norm(self.norm(name)?),
             Op::Relu => Kind::Relu,
+            Op::Relu6 => Kind::Relu6,
             Op::Add => Kind::Add,
             Op::ShortcutA { stride, c_out } => Kind::ShortcutA { stride, c_out },
             Op::GlobalAvgPool => Kind::GlobalAvgPool,

@@ -58,6 +58,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
             NodeKind::BatchNorm { .. } => (node.name.clone(), Kind::Norm(norm(network, &node.kind)?)),
             NodeKind::FakeQuant { bits } => (node.name.clone(), Kind::Quantize(quantizer(network, &node.name, *bits)?)),
             NodeKind::Activation(Activation::Relu) => (node.name.clone(), Kind::Relu),
+            NodeKind::Activation(Activation::Relu6) => (node.name.clone(), Kind::Relu6),
             NodeKind::Add => (node.name.clone(), Kind::Add),
             NodeKind::ShortcutA { stride, c_out } => {
                 (node.name.clone(), Kind::ShortcutA { stride: *stride, c_out: *c_out })

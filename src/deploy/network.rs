@@ -59,6 +59,8 @@ pub enum Kind {
     /// `(v - mean) * scale + shift` per channel; codes are taken for their values, here and below.
     Norm(Norm),
     Relu,
+    /// ReLU cut off at 6.
+    Relu6,
     /// Sum of two inputs.
     Add,
     /// Every `stride`-th pixel, and zero channels, `(c_out - c) / 2` of them first.
@@ -94,6 +96,7 @@ impl Kind {
             Self::Quantize(_) => "quantize",
             Self::Norm(_) => "norm",
             Self::Relu => "relu",
+            Self::Relu6 => "relu6",
             Self::Add => "add",
             Self::ShortcutA { .. } => "shortcut_a",
             Self::GlobalAvgPool => "global_avg_pool",
@@ -319,7 +322,7 @@ impl IntegerNetwork {
                 norm.check(x[0].shape.last().copied().unwrap_or(0))?;
                 real(x[0].shape.clone())
             }
-            Kind::Relu => real(x[0].shape.clone()),
+            Kind::Relu | Kind::Relu6 => real(x[0].shape.clone()),
             Kind::Add if x[0].shape != x[1].shape => {
                 return Err(format!("{:?} and {:?} cannot be added", x[0].shape, x[1].shape));
             }

@@ -127,6 +127,7 @@ impl NodeKind {
             Self::BatchNorm { .. } => "batch_norm",
             Self::Activation(Activation::Relu) => "relu",
             Self::Activation(Activation::LeakyRelu(_)) => "leaky_relu",
+            Self::Activation(Activation::Relu6) => "relu6",
             Self::Activation(Activation::Tanh) => "tanh",
             Self::Add => "add",
             Self::Mul => "mul",

@@ -1,7 +1,8 @@
-//! ReLU, leaky ReLU and tanh, element by element, any shape.
+//! ReLU, ReLU6, leaky ReLU and tanh, element by element, any shape.
 //!
-//! `relu(x) = max(x, 0)`, `leaky_relu(x) = x > 0 ? x : slope * x`, gradient at 0 taken as the negative side's.
-//! Backward of all three reads the *output* only: its sign decides (slope > 0), and `tanh' = 1 - y^2`.
+//! `relu(x) = max(x, 0)`, `relu6(x) = min(max(x, 0), 6)`, `leaky_relu(x) = x > 0 ? x : slope * x`, gradient at 0 taken as the
+//! negative side's, at 6 as the flat side's. Backward of all of them reads the *output* only: its sign decides (slope > 0),
+//! whether it is below 6, and `tanh' = 1 - y^2`.
 
 use super::case::{Case, Fill, Input};
 use super::vectorize::vectorize;
@@ -18,6 +19,7 @@ pub enum Activation {
     /// Slope of the negative side, > 0.
     LeakyRelu(f32),
     Tanh,
+    Relu6,
 }
 
 impl Activation {
@@ -26,6 +28,7 @@ impl Activation {
             Self::Relu => (0, 0.0),
             Self::LeakyRelu(slope) => (1, slope),
             Self::Tanh => (2, 0.0),
+            Self::Relu6 => (3, 0.0),
         }
     }
     /// Writes `f(x)`. The function is chosen outside the loop, and both sides of each choice are values that are already
@@ -42,6 +45,10 @@ impl Activation {
                 });
             }
             Self::Tanh => each(y, x, x, |x, _| x.tanh()),
+            Self::Relu6 => each(y, x, x, |x, _| {
+                let x = if x <= T::zero() { T::zero() } else { x };
+                if x >= T::of(6.0) { T::of(6.0) } else { x }
+            }),
         }
     }
     /// Writes `dy f'`, with the derivative taken from the output `y`.
@@ -56,6 +63,7 @@ impl Activation {
                 });
             }
             Self::Tanh => each(dx, y, dy, |y, dy| dy * (T::one() - y * y)),
+            Self::Relu6 => each(dx, y, dy, |y, dy| if y > T::zero() && y < T::of(6.0) { dy } else { T::zero() }),
         }
     }
 }
@@ -136,6 +144,12 @@ pub fn cases() -> Vec<Case> {
             let run = move |t: &mut Tape, v: &[Var]| Ok(vec![activation(t, &v[0], kind)?]);
             cases.push(Case::new(format!("{label}_{}", crate::tensor::Shape::from(shape)), vec![input], run));
         }
+    }
+    for shape in [[1, 1, 1, 1], [3, 5, 7, 11], [2, 4, 4, 3]] {
+        // Both bends are passed; values keep away from them.
+        let input = Input::grad(shape).fill(Fill::Away { scale: 6.0, step: 6.0, gap: 0.5 });
+        let run = move |t: &mut Tape, v: &[Var]| Ok(vec![activation(t, &v[0], Activation::Relu6)?]);
+        cases.push(Case::new(format!("relu6_{}", crate::tensor::Shape::from(shape)), vec![input], run));
     }
     let n: usize = 64 * 32 * 32 * 16;
     let run = |t: &mut Tape, v: &[Var]| Ok(vec![activation(t, &v[0], Activation::Relu)?]);

@@ -103,6 +103,10 @@ impl Export<'_> {
                 self.scale_and_shift(id, x, &scale, &shift)
             }
             Kind::Relu => self.writer.node("Relu", &[&x], name(""), &[]),
+            Kind::Relu6 => {
+                let ends = [("low", 0.0), ("high", 6.0)].map(|(end, v)| self.writer.floats(name(end), &[], &[v]));
+                self.writer.node("Clip", &[&x, &ends[0], &ends[1]], name(""), &[])
+            }
             Kind::Add => self.writer.node("Add", &[&x, &inputs[1]], name(""), &[]),
             Kind::ShortcutA { stride, c_out } => {
                 let step = self.writer.int64s(name("steps"), &[*stride as i64; 2]);

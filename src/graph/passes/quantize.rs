@@ -1,5 +1,5 @@
 //! Fake quantization as GDFQ places it (methods: Xu et al. 2020, released code): every convolution and linear weight
-//! per output channel, first and last included; activations per tensor directly after each ReLU; logits and biases stay
+//! per output channel, first and last included; activations per tensor directly after each ReLU (of any kind); logits and biases stay
 //! float, and so does the input unless `input_bits` is given.
 
 use super::super::{Graph, InputKind, NodeId, NodeKind, WeightQuant};
@@ -67,7 +67,8 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             *quant = Some(WeightQuant { bits: own.unwrap_or(spec.wbits) });
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();
-        let relu = kind == NodeKind::Activation(Activation::Relu);
+        let relu =
+            matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)));
         let mut new = out.push(node.name.clone(), kind.clone(), &inputs);
         let image = match &kind {
             NodeKind::Input { index } => matches!(graph.inputs[*index], InputKind::Real(_)),
