@@ -9,6 +9,7 @@ mod import;
 mod network;
 pub mod passes;
 mod quantized;
+mod shapes;
 mod store;
 
 pub use blocks::Block;
@@ -139,6 +140,24 @@ impl NodeKind {
             Self::Embedding { .. } => "embedding",
             Self::Reshape { .. } => "reshape",
             Self::FakeQuant { .. } => "fake_quant",
+        }
+    }
+
+    /// Names of the parameters and buffers that it uses.
+    pub fn tensors(&self) -> Vec<&String> {
+        match self {
+            Self::Conv2d { weight, bias, .. }
+            | Self::Conv2dDepthwise { weight, bias, .. }
+            | Self::UpsampleConv2d { weight, bias, .. }
+            | Self::Linear { weight, bias, .. } => [weight].into_iter().chain(bias).collect(),
+            Self::ConvBn { weight, bias, gamma, beta, mean, var, .. } => {
+                [weight, mean, var].into_iter().chain([bias, gamma, beta].into_iter().flatten()).collect()
+            }
+            Self::BatchNorm { gamma, beta, mean, var, .. } => {
+                [mean, var].into_iter().chain(gamma).chain(beta).collect()
+            }
+            Self::Embedding { table } => vec![table],
+            _ => Vec::new(),
         }
     }
 }
@@ -279,93 +298,5 @@ impl Graph {
             );
             quantized && n.inputs.first() == Some(&id)
         })
-    }
-
-    /// Shape of every node's output for a batch of `n`, by the ops' own rules.
-    pub fn shapes(&self, n: usize) -> Result<Vec<Shape>> {
-        let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
-            let x = node.inputs.first().map(|&i| shapes[i]);
-            let wrong =
-                |what: &str| Error::network(&self.name, format!("node '{}' ({}): {what}", node.name, node.kind.op()));
-            let of = |name: &String| {
-                self.params.iter().find(|p| &p.name == name).map(|p| p.shape).ok_or_else(|| wrong("unknown parameter"))
-            };
-            let image = |x: Option<Shape>| match x {
-                Some(s) if s.len() == 4 => Ok([s[0], s[1], s[2], s[3]]),
-                _ => Err(wrong("expects an n h w c input")),
-            };
-            let window = |d: usize, k: usize, stride: usize, pad: usize| match (d + 2 * pad).checked_sub(k) {
-                Some(rest) if stride > 0 => Ok(rest / stride + 1),
-                _ => Err(wrong(&format!("a window of {k} does not fit in {d} with padding {pad}"))),
-            };
-            shapes.push(match &node.kind {
-                NodeKind::Input { index } => match &self.inputs[*index] {
-                    InputKind::Real(s) => Shape::new(&[&[n], &s[..]].concat()),
-                    InputKind::Label { .. } => Shape::new(&[n]),
-                },
-                NodeKind::Conv2d { weight, params, .. } | NodeKind::ConvBn { weight, params, .. } => {
-                    let ([n, h, w, c], f) = (image(x)?, of(weight)?);
-                    if f.len() != 4 || f[3] != c {
-                        return Err(wrong(&format!("filter {f} does not fit {c} input channels")));
-                    }
-                    let reach = |k: usize| (k - 1) * params.dilation + 1;
-                    let p = window(h, reach(f[1]), params.stride, params.pad)?;
-                    let q = window(w, reach(f[2]), params.stride, params.pad)?;
-                    [n, p, q, f[0]].into()
-                }
-                NodeKind::Conv2dDepthwise { weight, params, .. } => {
-                    let ([n, h, w, c], f) = (image(x)?, of(weight)?);
-                    if f.len() != 4 || f[0] != c || f[3] != 1 {
-                        return Err(wrong(&format!("filter {f} does not fit {c} channels")));
-                    }
-                    let reach = |k: usize| (k - 1) * params.dilation + 1;
-                    let p = window(h, reach(f[1]), params.stride, params.pad)?;
-                    [n, p, window(w, reach(f[2]), params.stride, params.pad)?, c].into()
-                }
-                NodeKind::UpsampleConv2d { weight, .. } => {
-                    let [n, h, w, _] = image(x)?;
-                    [n, 2 * h, 2 * w, of(weight)?[0]].into()
-                }
-                NodeKind::MaxPool { k, stride, pad } | NodeKind::AvgPool { k, stride, pad } => {
-                    let [n, h, w, c] = image(x)?;
-                    [n, window(h, *k, *stride, *pad)?, window(w, *k, *stride, *pad)?, c].into()
-                }
-                NodeKind::ShortcutA { stride, c_out } => {
-                    let [n, h, w, _] = image(x)?;
-                    [n, h.div_ceil(*stride), w.div_ceil(*stride), *c_out].into()
-                }
-                NodeKind::GlobalAvgPool => {
-                    let [n, _, _, c] = image(x)?;
-                    [n, c].into()
-                }
-                NodeKind::Linear { weight, .. } => [n, of(weight)?[0]].into(),
-                NodeKind::Embedding { table } => [n, of(table)?[1]].into(),
-                NodeKind::Reshape { shape } => Shape::new(&[&[n], &shape[..]].concat()),
-                NodeKind::BatchNorm { .. }
-                | NodeKind::Activation(_)
-                | NodeKind::Add
-                | NodeKind::Mul
-                | NodeKind::FakeQuant { .. } => x.ok_or_else(|| wrong("has no input"))?,
-            });
-        }
-        Ok(shapes)
-    }
-
-    /// Multiply-adds of one sample's forward pass in node `id`, given all `shapes` for batch 1.
-    pub fn macs(&self, id: NodeId, shapes: &[Shape]) -> f64 {
-        let weight =
-            |name: &String| self.params.iter().find(|p| &p.name == name).map_or(0.0, |p| p.shape.elements() as f64);
-        match &self.nodes[id].kind {
-            NodeKind::Conv2d { weight: w, .. }
-            | NodeKind::ConvBn { weight: w, .. }
-            | NodeKind::Conv2dDepthwise { weight: w, .. } => weight(w) * (shapes[id][1] * shapes[id][2]) as f64,
-            // Four of nine taps remain per output pixel.
-            NodeKind::UpsampleConv2d { weight: w, .. } => {
-                weight(w) * 4.0 / 9.0 * (shapes[id][1] * shapes[id][2]) as f64
-            }
-            NodeKind::Linear { weight: w, .. } => weight(w),
-            _ => 0.0,
-        }
     }
 }

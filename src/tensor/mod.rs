@@ -6,6 +6,7 @@
 mod dtype;
 pub mod init;
 pub mod io;
+pub mod onnx;
 mod shape;
 mod storage;
 

@@ -13,13 +13,12 @@
 //! Activations are UINT8 in both, those of fewer bits clipped as codes: ONNX Runtime 1.31 moves quantizers past pooling, slices
 //! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
 
-mod proto;
 mod rounding;
 mod writer;
 
 use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
+use crate::tensor::onnx::DataType;
 use crate::{Error, Result};
-use proto::DataType;
 use rounding::Channel;
 use writer::{Attribute, Writer};
 

@@ -1,10 +1,10 @@
 //! An ONNX graph under construction: nodes, initializers and names.
 
-use super::proto::{
+use crate::quant::pack_int4;
+use crate::tensor::onnx::{
     AttributeProto, DataType, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::quant::pack_int4;
 use crate::{Error, Result};
 use prost::Message;
 
@@ -39,13 +39,21 @@ impl Writer {
             name: output.clone(),
             op_type: op.into(),
             attribute: attribute.collect(),
+            ..Default::default()
         });
         output
     }
 
     fn constant(&mut self, name: String, dims: &[usize], data: DataType, raw_data: Vec<u8>) -> String {
         let dims = dims.iter().map(|&d| d as i64).collect();
-        self.graph.initializer.push(TensorProto { dims, data_type: data as i32, name: name.clone(), raw_data });
+        let data_type = data as i32;
+        self.graph.initializer.push(TensorProto {
+            dims,
+            data_type,
+            name: name.clone(),
+            raw_data,
+            ..Default::default()
+        });
         name
     }
 

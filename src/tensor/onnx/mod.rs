@@ -1,7 +1,23 @@
 //! The messages of ONNX that a network needs, with the field numbers of the official schema (onnx.proto3, IR version 10);
 //! `prost` writes and reads the bytes. Fields that are not here are skipped in reading.
 
+mod count;
+
 use prost::Message;
+use std::collections::HashSet;
+
+/// Messages in a file, at most: a file of a few bytes each would otherwise become a hundred times as large in memory.
+const MAX_MESSAGES: usize = 1 << 18;
+
+/// The model in the bytes of a file, or what is wrong with them. What is allocated is bounded by a few times their number.
+pub fn decode(data: &[u8]) -> Result<ModelProto, String> {
+    const REMEDY: &str = "the file is damaged or no ONNX file; export or download it again";
+    let messages = count::messages(data).ok_or_else(|| format!("is cut off or garbled; {REMEDY}"))?;
+    if messages > MAX_MESSAGES {
+        return Err(format!("holds {messages} nodes, attributes and tensors; at most {MAX_MESSAGES} are read"));
+    }
+    ModelProto::decode(data).map_err(|e| format!("{e}; {REMEDY}"))
+}
 
 /// The file.
 #[derive(Clone, PartialEq, Message)]
@@ -50,6 +66,14 @@ pub struct GraphProto {
     pub output: Vec<ValueInfoProto>,
 }
 
+impl GraphProto {
+    /// What the graph takes besides its constants, which old files list among the inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = &ValueInfoProto> {
+        let constants: HashSet<&str> = self.initializer.iter().map(|t| &t.name[..]).collect();
+        self.input.iter().filter(move |i| !constants.contains(&i.name[..]))
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeProto {
     #[prost(string, repeated, tag = "1")]
@@ -62,9 +86,12 @@ pub struct NodeProto {
     pub op_type: String,
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
+    /// Of the operator; empty: ONNX's own.
+    #[prost(string, tag = "7")]
+    pub domain: String,
 }
 
-/// `r#type`: 1 float, 2 integer, 7 integers.
+/// `r#type`: 1 float, 2 integer, 3 text, 4 tensor, 6 floats, 7 integers.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     #[prost(string, tag = "1")]
@@ -73,12 +100,19 @@ pub struct AttributeProto {
     pub f: f32,
     #[prost(int64, tag = "3")]
     pub i: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
+    #[prost(float, repeated, tag = "7")]
+    pub floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
 
+/// Values are in `raw_data` or in the field of their type.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     #[prost(int64, repeated, tag = "1")]
@@ -86,11 +120,23 @@ pub struct TensorProto {
     /// A [`DataType`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    /// Also 16-bit floats, as their bits.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub name: String,
     /// Little endian; two INT4 to a byte, the first in the low half.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    /// 1: the values are in another file.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
 }
 
 /// TensorProto.DataType.
@@ -99,7 +145,11 @@ pub enum DataType {
     Float = 1,
     Uint8 = 2,
     Int8 = 3,
+    Int32 = 6,
     Int64 = 7,
+    Float16 = 10,
+    Double = 11,
+    Bfloat16 = 16,
     Int4 = 22,
 }
 
