@@ -336,6 +336,12 @@ impl Recipe {
         self.warmup > 0 || (self.generator.every > 0 && self.iters > 0)
     }
 
+    /// Whether any image comes from the generator.
+    pub fn uses_generator(&self) -> bool {
+        let stored = self.images.as_ref().filter(|i| i.count > 0);
+        self.trains_generator() || stored.is_none_or(|i| i.from_generator || (self.iters > 0 && i.share < 1.0))
+    }
+
     /// Whether the images of the data-free criterion are stored images set aside: without warm-up the generator's would
     /// be noise.
     pub fn sets_images_aside(&self) -> bool {

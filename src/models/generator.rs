@@ -1,5 +1,6 @@
-//! GDFQ's conditional generator for 32x32 images (Xu et al. 2020, released code): label embedding times noise, linear to
-//! 8x8x128, two upsampling convolutions, tanh, affine-free batch norm. `BN(c, .8)` there sets *eps* to 0.8.
+//! GDFQ's conditional generator (Xu et al. 2020, released code): label embedding times noise, linear to a map of a quarter of
+//! the image's height and width and 128 channels, two upsampling convolutions, tanh, affine-free batch norm. `BN(c, .8)`
+//! there sets *eps* to 0.8.
 //!
 //! Always run with batch statistics. Differs from the original in the order of the linear layer's outputs (h w c here,
 //! c h w there), which random initial values make irrelevant.
@@ -8,6 +9,10 @@ use super::resnet::batch_norm;
 use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::{Conv2dParams, Math};
+use crate::{Error, Result};
+
+/// Heights and widths of images are multiples of this.
+pub const UNIT: usize = 4;
 
 /// What the generator is told besides the noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -43,9 +48,23 @@ pub enum GeneratorArch {
 }
 
 /// Inputs: noise `[n, latent]`, labels `[n]`, with a centre among the conditions also `[n, 2]`. Output: images
-/// `[n, 32, 32, 3]` in normalised units.
-pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condition) -> Graph {
-    let mut g = Graph::new("generator-c32", classes);
+/// `[n, h, w, c]` in normalised units, of `size` `[h, w, c]`. Errors if height or width is no multiple of [`UNIT`].
+pub fn conditional(
+    arch: GeneratorArch,
+    [h, w, channels]: [usize; 3],
+    classes: usize,
+    latent: usize,
+    condition: Condition,
+) -> Result<Graph> {
+    if h % UNIT != 0 || w % UNIT != 0 || h * w * channels == 0 {
+        let detail = format!(
+            "makes images whose height and width are multiples of {UNIT}, the network takes {h}x{w}; use a method that \
+             optimises images from noise (--method genie, zeroq or dsg-ptq)"
+        );
+        return Err(Error::config("generator", detail));
+    }
+    let (h, w) = (h / UNIT, w / UNIT);
+    let mut g = Graph::new("generator", classes);
     let z = g.input("noise", InputKind::Real(vec![latent]));
     let labels = g.input("labels", InputKind::Label { classes });
     let table = g.param("embedding.weight", &[classes, latent], Init::Normal { std: 1.0 });
@@ -61,10 +80,10 @@ pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condit
         x = g.push("condition.center", NodeKind::Add, &[x, c]);
     }
     let bound = 1.0 / (latent as f32).sqrt();
-    let weight = g.param("linear.weight", &[8 * 8 * 128, latent], Init::Uniform { bound });
-    let bias = g.param("linear.bias", &[8 * 8 * 128], Init::Uniform { bound });
+    let weight = g.param("linear.weight", &[h * w * 128, latent], Init::Uniform { bound });
+    let bias = g.param("linear.bias", &[h * w * 128], Init::Uniform { bound });
     x = g.push("linear", NodeKind::Linear { weight, bias: Some(bias), quant: None }, &[x]);
-    x = g.push("reshape", NodeKind::Reshape { shape: vec![8, 8, 128] }, &[x]);
+    x = g.push("reshape", NodeKind::Reshape { shape: vec![h, w, 128] }, &[x]);
     x = batch_norm(&mut g, x, "bn0", 128, 1e-5, true);
     for (i, (c, k)) in [(128, 128), (128, 64)].into_iter().enumerate() {
         let (weight, bias) = conv(&mut g, &format!("conv{}", i + 1), c, k);
@@ -76,12 +95,13 @@ pub fn c32(arch: GeneratorArch, classes: usize, latent: usize, condition: Condit
             x = large_kernel_attention(&mut g, x, &format!("lka{}", i + 1), k);
         }
     }
-    let (weight, bias) = conv(&mut g, "conv3", 64, 3);
+    let (weight, bias) = conv(&mut g, "conv3", 64, channels);
     let params = Conv2dParams::new(1, 1);
     x = g.push("conv3", NodeKind::Conv2d { weight, bias: Some(bias), params, quant: None }, &[x]);
     x = g.push("tanh", NodeKind::Activation(Activation::Tanh), &[x]);
-    last_norm(&mut g, x);
-    g
+    // Zero mean and unit variance per colour over the batch: images in normalised units.
+    batch_norm(&mut g, x, "bn3", channels, 1e-5, false);
+    Ok(g)
 }
 
 /// See [`GeneratorArch::LargeKernel`]; `c` channels in and out.
@@ -108,11 +128,6 @@ fn large_kernel_attention(g: &mut Graph, x: NodeId, name: &str, c: usize) -> Nod
     let gated = g.push(format!("{name}.gate"), NodeKind::Mul, &[u, a]);
     let out = pointwise(g, gated, "proj_2");
     g.push(format!("{name}.add"), NodeKind::Add, &[x, out])
-}
-
-/// Zero mean and unit variance per colour over the batch: images in normalised units.
-fn last_norm(g: &mut Graph, x: NodeId) -> NodeId {
-    batch_norm(g, x, "bn3", 3, 1e-5, false)
 }
 
 /// PyTorch's default initial values: uniform within `1 / sqrt(fan_in)`.

@@ -1,7 +1,7 @@
 //! The state of a run in one safetensors file, complete enough that a resumed run equals an uninterrupted one bit for
 //! bit: all randomness is counter-based, so no generator state is needed.
 
-use super::images::ImagePool;
+use super::images::{ImagePool, image_size};
 use super::run::{Progress, QuantizeRun};
 use super::student_step::WeightOptimizer;
 use crate::ops::cluster_loss::Centroids;
@@ -131,7 +131,15 @@ pub(super) fn load(run: &mut QuantizeRun, folder: &Path) -> Result<()> {
     }
     if file.tensors.contains_key("pool.images") {
         let (images, labels) = (read("pool.images")?, read("pool.labels")?);
-        run.pool = Some(ImagePool::restore(images, labels, read("pool.teacher_logits")?));
+        let shape = image_size(&run.teacher.graph)?;
+        let row: usize = shape.iter().product();
+        if labels.len() * row != images.len() {
+            return Err(Error::file(
+                &path,
+                format!("pool.images has shape {}, not of images {shape:?}", images.shape()),
+            ));
+        }
+        run.pool = Some(ImagePool::restore(images, labels, read("pool.teacher_logits")?, shape));
     }
     if file.tensors.contains_key("selected.params") {
         run.selected = Some((read("selected.params")?, read("selected.ranges")?));

@@ -49,10 +49,14 @@ pub struct GeneratorStep {
 }
 
 impl GeneratorStep {
-    pub fn new(device: &Device, classes: usize, recipe: &Recipe) -> Result<Self> {
+    /// For images of `size` `[h, w, c]`.
+    pub fn new(device: &Device, [h, w, c]: [usize; 3], classes: usize, recipe: &Recipe) -> Result<Self> {
         let (loss, seed, math) = (recipe.generator_loss.clone(), recipe.seed, recipe.math.into());
+        // One that makes no images need not fit.
+        let up = |d: usize| if recipe.uses_generator() { d } else { d.next_multiple_of(generator::UNIT) };
+        let size = [up(h), up(w), c];
         let recipe = recipe.generator.clone();
-        let graph = generator::c32(recipe.arch, classes, recipe.latent, recipe.condition);
+        let graph = generator::conditional(recipe.arch, size, classes, recipe.latent, recipe.condition)?;
         let graph = with_math(&graph, math);
         // The generator's initial values and the noise come from different keys.
         let mut network = Network::new(device, graph, seed ^ 0x67_65_6e)?;

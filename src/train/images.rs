@@ -4,15 +4,15 @@
 use super::control::{Moment, Place};
 use super::generator_step::{Draw, GeneratorStep, Surroundings, stream, teacher_loss};
 use super::synthetic::Synthetic;
-use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{Forward, Network, Swing, Taps};
+use crate::graph::{Forward, Graph, InputKind, Network, Swing, Taps};
 use crate::methods::terms::{Conditions, MarginalDistance, Memory};
 use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
 use crate::ops::{embedding::embedding, random, roll::roll};
 use crate::optim::{Adam, Plateau, Schedule};
 use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
 
 /// Iteration numbers of the pool's own draws start here, away from the loop's.
 const DRAW_BASE: u64 = 1 << 40;
@@ -21,8 +21,19 @@ const CROP_BASE: u64 = 1 << 43;
 /// And those of swing convolutions, of which each node of an iteration has one.
 const SWING: u64 = 1 << 61;
 
-/// Height and width of synthetic images, as the generators make them.
-pub(super) const SIZE: [usize; 2] = [32, 32];
+/// `[h, w, c]` of the images that `network` takes. Errors if it takes none, or none of one or three channels.
+pub(super) fn image_size(network: &Graph) -> Result<[usize; 3]> {
+    match &network.inputs[..] {
+        [InputKind::Real(sample)] => match sample[..] {
+            [h, w, c @ (1 | 3)] => Ok([h, w, c]),
+            _ => {
+                let detail = format!("takes inputs of shape {sample:?}; images have 1 or 3 channels");
+                Err(Error::network(&network.name, detail))
+            }
+        },
+        _ => Err(Error::network(&network.name, "does not take one image")),
+    }
+}
 
 /// Stored images `[count, h*w*c]`, their labels and the teacher's logits.
 pub struct ImagePool {
@@ -46,7 +57,7 @@ impl ImagePool {
         let n = recipe.batch;
         let batches = count.div_ceil(n);
         let classes = teacher.graph.classes;
-        let shape = [SIZE[0], SIZE[1], 3];
+        let shape = image_size(&teacher.graph)?;
         let row = shape.iter().product::<usize>();
         let images = Tensor::empty(device, [batches * n, row], DType::F32)?;
         let labels = Tensor::empty(device, [batches * n], DType::I32)?;
@@ -117,9 +128,9 @@ impl ImagePool {
         Ok(aside)
     }
 
-    /// A pool from stored tensors (resume).
-    pub fn restore(images: Tensor, labels: Tensor, teacher_logits: Tensor) -> Self {
-        Self { images, labels, teacher_logits, shape: [SIZE[0], SIZE[1], 3] }
+    /// A pool from stored tensors (resume); `shape` of an image, `[h, w, c]`.
+    pub fn restore(images: Tensor, labels: Tensor, teacher_logits: Tensor, shape: [usize; 3]) -> Self {
+        Self { images, labels, teacher_logits, shape }
     }
 
     /// `n` images drawn with replacement for iteration `it`.

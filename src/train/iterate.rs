@@ -172,7 +172,8 @@ impl QuantizeRun {
         }
         let mut crops = self.crops(kind, it);
         crops.retain(|c| if c.0 == Place::Fresh { kind.fresh_crop } else { kind.stored_crop });
-        control.publish(it, self.student.rates(it), self.recipe.seed, images::SIZE, &crops)?;
+        let [h, w, _] = images::image_size(&self.teacher.graph)?;
+        control.publish(it, self.student.rates(it), self.recipe.seed, [h, w], &crops)?;
         let moment = Moment::stored(it, control);
         let mut seen = |loss: Loss, total: &Total| log.record(loss, total, &moment);
         let Some(known) = graphs.get(&kind) else {

@@ -5,7 +5,7 @@ use super::checkpoint;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
-use super::images::{ImagePool, infer};
+use super::images::{ImagePool, image_size, infer};
 use super::iterate::Queue;
 use super::reconstruct::{BlockReport, reconstruct};
 use super::student_step::StudentStep;
@@ -141,7 +141,7 @@ impl QuantizeRun {
         if recipe.teacher_bn == BnMode::Tune {
             teacher.graph = Arc::new(tune_bn(&teacher.graph));
         }
-        let generator = GeneratorStep::new(device, teacher.graph.classes, &recipe)?;
+        let generator = GeneratorStep::new(device, image_size(&teacher.graph)?, teacher.graph.classes, &recipe)?;
         let queue = Queue::new(device, &recipe)?;
         Ok(Self {
             recipe,
