@@ -1,5 +1,8 @@
 //! The `ghostbit` program: what it refuses (naming the file or key, leaving nothing behind), and what it prints as JSON.
 
+#[allow(dead_code, reason = "other tests use the rest")]
+mod onnx_models;
+
 use assert_cmd::Command;
 use ghostbit::device::Device;
 use ghostbit::graph::Network;
@@ -228,4 +231,82 @@ fn deploys(f: &TempDir, run: &str, set: &str, summary: &Value) {
     for name in ["exported.safetensors", "float.safetensors"] {
         std::fs::remove_file(f.path().join(name)).unwrap();
     }
+}
+
+/// Writes `n` images of 8x8 (three channels) of ten classes as idx files and returns the test set's specification.
+fn small_images(f: &TempDir, n: u32) -> String {
+    let file = |name: &str, dims: &[u32], value: &dyn Fn(u32) -> u8| {
+        let mut bytes = vec![0, 0, 8, dims.len() as u8];
+        dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+        bytes.extend((0..dims.iter().product()).map(value));
+        std::fs::write(f.path().join(name), bytes).unwrap();
+    };
+    file("images.idx", &[n, 8, 8, 3], &|i| ((i * 31 + i * i / 13) % 256) as u8);
+    file("labels.idx", &[n], &|i| (i % 10) as u8);
+    "idx:images.idx,labels.idx".into()
+}
+
+/// Everything that takes a checkpoint takes an ONNX file; its students load with it as architecture.
+#[test]
+fn onnx_files_are_networks() {
+    let f = tempfile::tempdir().unwrap();
+    std::fs::write(f.path().join("net.onnx"), onnx_models::residual(3).bytes()).unwrap();
+    let (set, cifar) = (small_images(&f, 40), cifar(&f, "cifar.bin", 3));
+    let doc = json(&f, &["inspect", "--model", "net.onnx", "--json"]);
+    assert_eq!((&doc["network"], &doc["nodes"][1]["name"]), (&Value::from("net"), &Value::from("stem")));
+    let doc = json(&f, &["eval", "--model", "net.onnx", "--eval", &set, "--json"]);
+    let float = doc["results"][0]["top1"].clone();
+
+    let mut args = vec!["quantize", "--model", "net.onnx", "--eval", &set, "--json", "--out", "run"];
+    args.extend(["--batch", "8", "--iters", "4", "--set", "warmup=2", "--set", "images.count=16"]);
+    args.extend(["--set", "images.iters=2", "--set", "ranges.batches=1", "--set", "reconstruction.iters=2"]);
+    let summary = json(&f, &args);
+    assert_eq!(summary["fp_top1"][&set], float);
+    let student = ["--arch", "net.onnx", "--model", "run/quantized.safetensors"];
+    let doc = json(&f, &[&["eval", "--eval", &set, "--json"], &student[..]].concat());
+    assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][&set]);
+    let integer = ["eval", "--integer", "run/integer.safetensors", "--eval", &set, "--json"];
+    let doc = json(&f, &[&integer[..], &student].concat());
+    assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][&set]);
+    assert_eq!(doc["speed"].as_array().map(Vec::len), Some(2));
+    // Without the float network there is nothing to be compared with.
+    assert_eq!(json(&f, &integer)["speed"].as_array().map(Vec::len), Some(0));
+    let (ok, _, stderr) =
+        ghostbit(&f, &[&["export", "--format", "onnx-qdq", "--out", "qdq.onnx"], &student[..]].concat());
+    assert!(ok, "{stderr}");
+    let mut train = vec!["train", "--init", "net.onnx", "--data", &set, "--eval", &set, "--out", "trained.safetensors"];
+    train.extend(["--epochs", "1", "--batch", "8", "--lr", "1e-3"]);
+    let (ok, _, stderr) = ghostbit(&f, &train);
+    assert!(ok, "{stderr}");
+    let trained = ["--arch", "net.onnx", "--model", "trained.safetensors"];
+    json(&f, &[&["eval", "--eval", &set, "--json"], &trained[..]].concat());
+
+    refuses(&f, &["inspect", "--model", "qdq.onnx"], &["qdq.onnx", "quantized already"]);
+    refuses(&f, &["inspect", "--model", "net.onnx", "--classes", "7"], &["--classes", "10 logits"]);
+    refuses(&f, &["inspect", "--model", "net.onnx", "--arch", "cifar-resnet20"], &["--arch", "own graph"]);
+    refuses(&f, &["eval", "--model", "net.onnx", "--eval", &cifar], &["32x32x3", "8x8x3", "10 classes"]);
+    refuses(&f, &["eval", "--model", "net.onnx"], &["--eval", "at least one"]);
+    refuses(&f, &["quantize", "--resume", "run", "--model", "net.onnx"], &["--resume"]);
+    let other = onnx_models::flattened().bytes();
+    std::fs::write(f.path().join("other.onnx"), &other).unwrap();
+    let wrong = ["inspect", "--arch", "other.onnx", "--model", "run/quantized.safetensors"];
+    refuses(&f, &wrong, &["quantized.safetensors", "missing", "--arch"]);
+    std::fs::write(f.path().join("half.onnx"), &other[..other.len() / 2]).unwrap();
+    refuses(&f, &["inspect", "--model", "half.onnx"], &["half.onnx", "cut off"]);
+    refuses(&f, &["quantize", "--model", "absent.onnx", "--out", "again"], &["absent.onnx"]);
+}
+
+/// The generators make images of multiples of four; images from noise have any size.
+#[test]
+fn images_of_odd_sizes_need_no_generator() {
+    let f = tempfile::tempdir().unwrap();
+    let mut model = onnx_models::residual(1);
+    model.graph.input[0] = onnx_models::value("x", &[0, 1, 9, 10]);
+    std::fs::write(f.path().join("odd.onnx"), model.bytes()).unwrap();
+    let quantize = ["quantize", "--model", "odd.onnx", "--json", "--out", "run"];
+    refuses(&f, &quantize, &["generator", "multiples of 4", "9x10", "--method genie"]);
+    let mut args = [&quantize[..], &["--method", "genie", "--batch", "8", "--set", "images.count=16"]].concat();
+    args.extend(["--set", "images.iters=2", "--set", "reconstruction.iters=2"]);
+    let summary = json(&f, &args);
+    assert!(summary["files"]["integer.safetensors"].as_u64().is_some());
 }

@@ -175,11 +175,11 @@ fn integer(args: &Args) -> Result<()> {
         if args.json {
             rows.push(json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}));
         } else {
-            print_speed(&s, &args.network.arch, &device);
+            print_speed(&s, &args.network.arch(), &device);
         }
     }
     if args.json {
-        let doc = json!({"bench": "integer", "network": args.network.arch, "device": device.name(), "speed": rows});
+        let doc = json!({"bench": "integer", "network": args.network.arch(), "device": device.name(), "speed": rows});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
     }
     Ok(())

@@ -5,7 +5,7 @@ use super::network::{NetworkArgs, test_sets};
 use crate::data::Normalization;
 use crate::deploy::{Engine, IntegerNetwork, measure};
 use crate::device::Device;
-use crate::graph::Forward;
+use crate::graph::{Forward, InputKind};
 use crate::tensor::io::{Checkpoint, HostTensor};
 use crate::train::{Accuracy, TestSet, evaluate};
 use crate::{Error, Result};
@@ -31,14 +31,14 @@ pub struct Args {
 }
 
 pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
-    let sets = test_sets(&args.sets, &args.network)?;
-    if sets.is_empty() {
+    if args.sets.is_empty() && !args.network.is_builtin() {
         return Err(Error::config("--eval", "give at least one test set, e.g. cifar10:test_batch.bin"));
     }
     if let Some(path) = &args.integer {
-        return integer(path, &args, &sets);
+        return integer(path, &args, &test_sets(&args.sets, &args.network, None)?);
     }
     let (mut network, spec) = args.network.load_any(device)?;
+    let sets = test_sets(&args.sets, &args.network, Some(&network.graph))?;
     let mut rows = Vec::new();
     for set in &sets {
         let a = evaluate(&mut network, &set.data, &Normalization::CIFAR, Forward::eval())?;
@@ -48,7 +48,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         rows.push(json!({"set": set.name, "correct": a.correct, "total": a.total, "top1": a.top1()}));
     }
     if args.json {
-        let doc = json!({"arch": args.network.arch, "model": args.network.origin(), "quantized": spec,
+        let doc = json!({"arch": args.network.arch(), "model": args.network.origin(), "quantized": spec,
                          "device": device.name(), "device_reason": why, "results": rows});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
     }
@@ -85,7 +85,9 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
     let file = super::export::file_bytes(path)?;
     let mut network = args.network.load_any(&device)?.0;
     let mut speeds = Vec::new();
-    for (batch, rounds) in TIMED {
+    // Another network's speed says nothing: --arch and --model name the right one.
+    let same = network.graph.inputs == [InputKind::Real(engine.network().input.clone())];
+    for (batch, rounds) in TIMED.into_iter().filter(|_| same) {
         speeds.push(measure::compare(&engine, &mut network, batch, rounds)?);
     }
     if args.json {
@@ -100,7 +102,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
     }
     println!("weights {float} bytes in f32, {packed} packed ({:.1}x); file {file} bytes", float as f64 / packed as f64);
     for s in speeds {
-        super::bench::print_speed(&s, &args.network.arch, &device);
+        super::bench::print_speed(&s, &args.network.arch(), &device);
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::graph::passes::{QuantizeSpec, quantize};
-use crate::graph::{Graph, Network};
+use crate::graph::{Graph, InputKind, Network};
 use crate::models::architecture;
+use crate::models::onnx::Imported;
 use crate::tensor::io::Checkpoint;
 use crate::train::TestSet;
 use crate::{Error, Result};
@@ -16,26 +17,74 @@ static BUILTIN: &[u8] = include_bytes!("../../assets/teacher.safetensors");
 /// Metadata key of a quantized checkpoint: the quantize pass's specification as JSON.
 pub const QUANT_KEY: &str = "ghostbit.quant";
 
+const DEFAULT_ARCH: &str = "cifar-resnet20";
+const DEFAULT_CLASSES: usize = 10;
+
 /// Network arguments.
 #[derive(clap::Args, Clone, Debug)]
 pub struct NetworkArgs {
-    /// Architecture of the checkpoint
-    #[arg(long, default_value = "cifar-resnet20")]
-    pub arch: String,
-    /// Checkpoint (safetensors, PyTorch names); the built-in teacher when absent
+    /// Architecture of the checkpoint: a name, or an .onnx file that has it [default: cifar-resnet20]
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Checkpoint (safetensors, PyTorch names), or a float network (.onnx); the built-in teacher when absent
     #[arg(long)]
     pub model: Option<PathBuf>,
-    #[arg(long, default_value_t = 10)]
-    pub classes: usize,
+    /// Classes [default: 10; an .onnx file says it]
+    #[arg(long)]
+    pub classes: Option<usize>,
+}
+
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
 }
 
 impl NetworkArgs {
-    fn graph(&self) -> Result<Graph> {
-        // Bounds what a mistyped number can allocate.
-        if !(2..=100_000).contains(&self.classes) {
-            return Err(Error::config("--classes", format!("{} is not between 2 and 100000", self.classes)));
+    /// The ONNX file that the graph is read from, if it is one. Errors if two are named.
+    fn onnx(&self) -> Result<Option<&Path>> {
+        let arch = self.arch.as_deref().map(Path::new);
+        let Some(model) = self.model.as_deref().filter(|m| is_onnx(m)) else {
+            return Ok(arch.filter(|a| is_onnx(a)));
+        };
+        match arch.filter(|a| *a != model) {
+            Some(other) => {
+                let detail = format!("{} brings its own graph; leave '{}' out", model.display(), other.display());
+                Err(Error::config("--arch", detail))
+            }
+            None => Ok(Some(model)),
         }
-        architecture(&self.arch, self.classes)
+    }
+
+    /// The architecture as given, or the file that has it.
+    pub fn arch(&self) -> String {
+        match self.onnx() {
+            Ok(Some(path)) => path.display().to_string(),
+            _ => self.arch.clone().unwrap_or_else(|| DEFAULT_ARCH.into()),
+        }
+    }
+
+    /// The same for names of folders.
+    pub fn short_arch(&self) -> String {
+        let arch = self.arch();
+        let stem = Path::new(&arch).file_stem().filter(|_| is_onnx(Path::new(&arch)));
+        stem.map_or(arch.clone(), |s| s.to_string_lossy().into_owned())
+    }
+
+    /// The float graph, and where it comes from a file the weights in there.
+    fn graph(&self) -> Result<(Graph, Option<Checkpoint>)> {
+        if let Some(path) = self.onnx()? {
+            let Imported { graph, weights } = Imported::load(path)?;
+            if let Some(classes) = self.classes.filter(|c| *c != graph.classes) {
+                let detail = format!("{classes}, but {} has {} logits; leave it out", path.display(), graph.classes);
+                return Err(Error::config("--classes", detail));
+            }
+            return Ok((graph, Some(weights)));
+        }
+        let classes = self.classes.unwrap_or(DEFAULT_CLASSES);
+        // Bounds what a mistyped number can allocate.
+        if !(2..=100_000).contains(&classes) {
+            return Err(Error::config("--classes", format!("{classes} classes are not between 2 and 100000")));
+        }
+        Ok((architecture(&self.arch(), classes)?, None))
     }
 
     /// The float network with its weights.
@@ -48,12 +97,13 @@ impl NetworkArgs {
 
     /// A float or a quantized network, as the file says.
     pub fn load_any(&self, device: &Device) -> Result<(Network, Option<QuantizeSpec>)> {
-        let mut graph = self.graph()?;
+        let (mut graph, own) = self.graph()?;
         let builtin = Path::new("(built-in teacher)");
-        let path = self.model.as_deref().unwrap_or(builtin);
-        let file = match &self.model {
-            Some(path) => Checkpoint::load(path)?,
-            None => Checkpoint::parse(BUILTIN).map_err(|e| Error::file(builtin, e))?,
+        let (file, path) = match (&self.model, own) {
+            (Some(path), Some(own)) if is_onnx(path) => (own, path.as_path()),
+            (Some(path), _) => (Checkpoint::load(path)?, path.as_path()),
+            (None, Some(own)) => (own, self.onnx()?.unwrap_or(builtin)),
+            (None, None) => (Checkpoint::parse(BUILTIN).map_err(|e| Error::file(builtin, e))?, builtin),
         };
         let mut spec = None;
         if let Some(text) = file.metadata.get(QUANT_KEY) {
@@ -69,36 +119,55 @@ impl NetworkArgs {
 
     /// The untrained network.
     pub fn fresh(&self, device: &Device, seed: u64) -> Result<Network> {
-        Network::new(device, self.graph()?, seed)
+        match self.graph()? {
+            (graph, None) => Network::new(device, graph, seed),
+            (_, Some(_)) => Err(Error::config("--arch", "an .onnx file has weights of its own; give it as --init")),
+        }
+    }
+
+    /// Whether this is the built-in teacher.
+    pub fn is_builtin(&self) -> bool {
+        self.model.is_none() && matches!(self.onnx(), Ok(None))
     }
 
     /// What to call the checkpoint in reports.
     pub fn origin(&self) -> String {
-        self.model.as_ref().map_or("built-in teacher".into(), |p| p.display().to_string())
+        match &self.model {
+            Some(path) => path.display().to_string(),
+            None if self.is_builtin() => "built-in teacher".into(),
+            None => self.arch(),
+        }
     }
 }
 
-/// Test sets by specification; the built-in one for the built-in teacher when none is given.
-pub fn test_sets(specs: &[String], network: &NetworkArgs) -> Result<Vec<TestSet>> {
+/// Test sets by specification; the built-in one for the built-in teacher when none is given. Images must be what `graph`
+/// takes, where one is given.
+pub fn test_sets(specs: &[String], network: &NetworkArgs, graph: Option<&Graph>) -> Result<Vec<TestSet>> {
     let builtin = ["builtin:test".to_string()];
-    let specs = if specs.is_empty() && network.model.is_none() { &builtin[..] } else { specs };
+    let specs = if specs.is_empty() && network.is_builtin() { &builtin[..] } else { specs };
     let mut sets = Vec::with_capacity(specs.len());
     for spec in specs {
         let data = Dataset::open(spec)?;
-        check_images("--eval", spec, &data, network.classes)?;
+        if let Some(graph) = graph {
+            check_images("--eval", spec, &data, graph)?;
+        }
         sets.push(TestSet { name: spec.clone(), data });
     }
     Ok(sets)
 }
 
 /// Refuses images that the network cannot take.
-pub fn check_images(key: &str, spec: &str, data: &Dataset, classes: usize) -> Result<()> {
-    if data.classes != classes || [data.h, data.w, data.c] != [32, 32, 3] {
+pub fn check_images(key: &str, spec: &str, data: &Dataset, graph: &Graph) -> Result<()> {
+    let takes = match &graph.inputs[..] {
+        [InputKind::Real(sample)] => &sample[..],
+        _ => &[],
+    };
+    if data.classes != graph.classes || [data.h, data.w, data.c] != takes {
         let found = format!("{}x{}x{} images of {} classes", data.h, data.w, data.c, data.classes);
-        return Err(Error::config(
-            key,
-            format!("{spec} holds {found}; the network takes 32x32x3 and {classes} classes"),
-        ));
+        let sizes: Vec<String> = takes.iter().map(usize::to_string).collect();
+        let detail =
+            format!("{spec} holds {found}; the network takes {} and {} classes", sizes.join("x"), graph.classes);
+        return Err(Error::config(key, detail));
     }
     Ok(())
 }

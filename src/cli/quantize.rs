@@ -82,7 +82,8 @@ struct RunConfig {
     ghostbit: String,
     arch: String,
     model: Option<PathBuf>,
-    classes: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classes: Option<usize>,
     eval: Vec<String>,
     recipe: Recipe,
 }
@@ -94,9 +95,9 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         print!("{}", config.recipe.to_toml());
         return Ok(());
     }
-    let network = NetworkArgs { arch: config.arch.clone(), model: config.model.clone(), classes: config.classes };
-    let sets = test_sets(&config.eval, &network)?;
+    let network = NetworkArgs { arch: Some(config.arch.clone()), model: config.model.clone(), classes: config.classes };
     let teacher = network.load(device)?;
+    let sets = test_sets(&config.eval, &network, Some(&teacher.graph))?;
     let mut run = QuantizeRun::new(device, teacher, Normalization::CIFAR, config.recipe.clone())?;
     if args.no_capture {
         run = run.without_graphs();
@@ -198,11 +199,12 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
         recipe.warmup = recipe.warmup.min(iters);
     }
     recipe.validate()?;
-    let name = format!("{}-{}-w{}a{}-s{}", args.network.arch, recipe.name, recipe.wbits, recipe.abits, recipe.seed);
+    let name =
+        format!("{}-{}-w{}a{}-s{}", args.network.short_arch(), recipe.name, recipe.wbits, recipe.abits, recipe.seed);
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
     let config = RunConfig {
         ghostbit: env!("CARGO_PKG_VERSION").into(),
-        arch: args.network.arch.clone(),
+        arch: args.network.arch(),
         model: args.network.model.clone(),
         classes: args.network.classes,
         eval: args.sets.clone(),

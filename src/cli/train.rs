@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Architecture to train
-    #[arg(long, default_value = "cifar-resnet20")]
-    arch: String,
-    #[arg(long, default_value_t = 10)]
-    classes: usize,
-    /// Start from this checkpoint (safetensors, PyTorch names) instead of random weights
+    /// Architecture to train [default: cifar-resnet20]
+    #[arg(long)]
+    arch: Option<String>,
+    /// Classes [default: 10; an .onnx file says it]
+    #[arg(long)]
+    classes: Option<usize>,
+    /// Start from this checkpoint (safetensors, PyTorch names) or network (.onnx) instead of random weights
     #[arg(long, value_name = "CHECKPOINT")]
     init: Option<PathBuf>,
     /// Batch normalisation while training
@@ -100,13 +101,13 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         data = data.take(n);
     }
     let test = Dataset::open(&args.eval)?;
-    check_images("--data", &args.data, &data, args.classes)?;
-    check_images("--eval", &args.eval, &test, args.classes)?;
     if args.epochs == 0 {
         return Err(Error::config("--epochs", "must be at least 1"));
     }
     let named = NetworkArgs { arch: args.arch.clone(), model: args.init.clone(), classes: args.classes };
     let mut network = if args.init.is_some() { named.load(device)? } else { named.fresh(device, args.seed)? };
+    check_images("--data", &args.data, &data, &network.graph)?;
+    check_images("--eval", &args.eval, &test, &network.graph)?;
     match args.bn {
         Bn::Train => {}
         _ if args.init.is_none() => {

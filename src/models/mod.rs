@@ -1,6 +1,7 @@
 //! Builders of networks.
 
 pub mod generator;
+pub mod onnx;
 pub mod resnet;
 mod zoo;
 
