@@ -51,6 +51,31 @@ fn all_widths_of_small_networks() {
     }
 }
 
+/// On the kernels: the fake-quantized network on the same device, bit for bit; filters of few bits are packed there.
+#[test]
+fn kernels_compute_the_fake_quantized_network() {
+    let Ok(gpu) = Device::emulator() else { return };
+    for (graph, widths) in [
+        (with_downsampling(), &[(2, 2), (3, 5), (4, 4), (5, 3), (8, 8)][..]),
+        (two_layers(), &[(4, 4), (8, 8)]),
+        (cifar_resnet(1, 10), &[(4, 4), (4, 8)]),
+    ] {
+        for &(w, a) in widths {
+            let spec = QuantizeSpec { input_bits: (w == a).then_some(8), ..QuantizeSpec::new(w, a) };
+            let student = calibrated(&graph, spec, 1);
+            let network = lower(&student, Normalization::CIFAR).unwrap();
+            let mut there = Network::new(&gpu, (*student.graph).clone(), 0).unwrap();
+            there.load_checkpoint(student.to_checkpoint().unwrap(), "student".as_ref()).unwrap();
+            let x = images(2, &graph, 7).to_device(&gpu).unwrap();
+            let engine = Engine::on(&gpu, network).unwrap();
+            let mut tape = Tape::inference(&gpu);
+            let want =
+                there.forward(&mut tape, &[Var::constant(x.clone())], Forward::eval(), &Taps::default()).unwrap();
+            assert_eq!(bits(&engine.logits(&x).unwrap()), bits(&want.output.value), "{} W{w}A{a}", graph.name);
+        }
+    }
+}
+
 #[test]
 fn resnet20() {
     let graph = cifar_resnet(3, 10);

@@ -5,6 +5,7 @@
 //   SMEM(float, tile, [32][33]);   a static __shared__ array, 16-byte aligned
 //   DYN_SMEM(float, buffer);       the dynamic shared memory as a float*
 //   bar_sync(id, threads)          a named barrier
+//   opaque(v)                      v, hidden from optimisation
 #pragma once
 
 #define KERNEL extern "C" __global__ void
@@ -27,6 +28,12 @@
 // A shared memory pointer as PTX wants it.
 DEV unsigned smem_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
+// v, of which the compiler knows nothing: it cannot make a copy of a loop for each of its values.
+DEV int opaque(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 DEV void bar_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -42,6 +49,7 @@ DEV void bar_sync(int id, int threads) {
                                                  alignof(T) < 16 ? 16 : alignof(T))
 #define DYN_SMEM(T, name) T* name = reinterpret_cast<T*>(simt::blk->dyn)
 
+SIMT_INLINE int opaque(int v) { return v; }
 SIMT_INLINE void bar_sync(int id, int threads) { simt::barrier(id, threads); }
 
 #endif

@@ -19,7 +19,7 @@ pub struct Args {
     /// Test set: cifar10:FILE, idx:IMAGES,LABELS, builtin:test; may be repeated
     #[arg(long = "eval")]
     sets: Vec<String>,
-    /// Integer network (integer.safetensors): evaluate this one, in integers on the CPU
+    /// Integer network (integer.safetensors): evaluate this one, in integers
     #[arg(long, value_name = "FILE")]
     integer: Option<PathBuf>,
     /// Write the integer network's logits here (safetensors, one f32 tensor [images classes] per test set)
@@ -35,7 +35,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         return Err(Error::config("--eval", "give at least one test set, e.g. cifar10:test_batch.bin"));
     }
     if let Some(path) = &args.integer {
-        return integer(path, &args, &test_sets(&args.sets, &args.network, None)?);
+        return integer(path, &args, &test_sets(&args.sets, &args.network, None)?, device, why);
     }
     let (mut network, spec) = args.network.load_any(device)?;
     let sets = test_sets(&args.sets, &args.network, Some(&network.graph))?;
@@ -58,9 +58,8 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
 /// Batches that are timed: one image for latency, many for throughput.
 const TIMED: [(usize, usize); 2] = [(1, 200), (64, 9)];
 
-fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
-    let device = Device::cpu();
-    let engine = Engine::new(IntegerNetwork::load(path)?)?;
+fn integer(path: &Path, args: &Args, sets: &[TestSet], device: &Device, why: &str) -> Result<()> {
+    let engine = Engine::on(device, IntegerNetwork::load(path)?)?;
     let mut rows = Vec::new();
     let mut all = Checkpoint::default();
     for set in sets {
@@ -83,7 +82,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
     }
     let (float, packed) = engine.network().weight_bytes();
     let file = super::export::file_bytes(path)?;
-    let mut network = args.network.load_any(&device)?.0;
+    let mut network = args.network.load_any(device)?.0;
     let mut speeds = Vec::new();
     // Another network's speed says nothing: --arch and --model name the right one.
     let same = network.graph.inputs == [InputKind::Real(engine.network().input.clone())];
@@ -95,14 +94,14 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet]) -> Result<()> {
             .iter()
             .map(|s| json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}))
             .collect();
-        let doc = json!({"integer": path, "network": engine.network().name, "device": device.name(), "results": rows,
+        let doc = json!({"integer": path, "network": engine.network().name, "device": device.name(), "device_reason": why, "results": rows,
             "weight_bytes": {"float": float, "packed": packed}, "file_bytes": file, "speed": speeds});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
         return Ok(());
     }
     println!("weights {float} bytes in f32, {packed} packed ({:.1}x); file {file} bytes", float as f64 / packed as f64);
     for s in speeds {
-        super::bench::print_speed(&s, &args.network.arch(), &device);
+        super::bench::print_speed(&s, &args.network.arch(), device);
     }
     Ok(())
 }

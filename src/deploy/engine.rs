@@ -1,88 +1,92 @@
-//! Integer inference on the CPU.
+//! Integer inference, on the CPU or a GPU.
 
-use super::network::{IntegerNetwork, Kind, Layer, Quantizer, Value};
+use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::ops::activation::{Activation, activation};
 use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
-use crate::ops::conv2d_int::epilogue::{Epilogue, Residual};
-use crate::ops::conv2d_int::{Plan, sums};
-use crate::ops::vectorize::vectorize;
+use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
 use crate::ops::{linear, pool, shortcut};
-use crate::quant::RoundEven;
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Images that go through all layers together, so that what lies between two layers stays in the cache.
+/// Images that go through all layers together on a CPU, so that what lies between two layers stays in the cache.
 const IMAGES: usize = 4;
 
-/// An integer network, prepared for this CPU.
+/// An integer network, prepared for a device.
 pub struct Engine {
     network: IntegerNetwork,
     values: Vec<Value>,
-    /// Prepared layers, by node.
-    layers: Vec<Option<Prepared>>,
+    /// What was prepared, by node.
+    prepared: Vec<Prepared>,
     /// The last node that reads each node.
     last_use: Vec<usize>,
     device: Device,
 }
 
-struct Prepared {
-    sums: Sums,
-    g: Geometry,
-    epilogue: Epilogue,
-}
-
-/// How a layer's sums are computed.
-enum Sums {
-    /// Integers, blocked; the epilogue runs row by row.
-    Blocked(Plan),
-    /// Integers of 64 bits: dilated filters, and ranges far from 0.
-    Wide(Quantizer),
-    /// f32, with these values of the weight; the bias begins the sums.
-    Float(Tensor, Option<Tensor>),
-}
-
-/// A batch of a node's output.
-#[derive(Clone)]
-enum Batch {
-    Real(Tensor),
-    Codes(Tensor, Quantizer),
+/// What a node needs besides its inputs.
+enum Prepared {
+    Nothing,
+    /// Of codes, in integers.
+    Layer(IntegerLayer),
+    /// Of f32, with these values of the weight; the bias begins the sums.
+    Float {
+        weight: Tensor,
+        bias: Option<Tensor>,
+        params: Conv2dParams,
+        finish: Finish,
+    },
+    /// Value by value.
+    Finish(Finish),
 }
 
 impl Engine {
-    /// Errors on a network that is not consistent, as [`IntegerNetwork::values`].
+    /// On the CPU. Errors on a network that is not consistent, as [`IntegerNetwork::values`].
     pub fn new(network: IntegerNetwork) -> Result<Self> {
+        Self::on(&Device::cpu(), network)
+    }
+
+    /// On `device`; a GPU computes the first f32 layer in f32, without tensor cores. Errors as [`Self::new`], and the device's.
+    pub fn on(device: &Device, network: IntegerNetwork) -> Result<Self> {
         let values = network.values()?;
-        let device = Device::cpu();
-        let mut layers = Vec::with_capacity(values.len());
+        let mut prepared = Vec::with_capacity(values.len());
         let mut last_use = vec![usize::MAX; values.len()];
         for (id, node) in network.nodes.iter().enumerate() {
             node.inputs.iter().for_each(|&i| last_use[i] = id);
-            layers.push(match &node.kind {
-                Kind::Conv { layer, stride, pad, dilation } => {
+            let x = node.inputs.first().map(|&i| &values[i]);
+            let channels = values[id].shape.last().copied().unwrap_or(1);
+            let finish = |steps: Steps| Ok::<_, Error>(Prepared::Finish(Finish::new(device, channels, steps)?));
+            prepared.push(match (&node.kind, x) {
+                (Kind::Conv { layer, stride, pad, dilation }, Some(x)) => {
                     let params =
                         Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
-                    Some(Prepared::new(&device, layer, &values[node.inputs[0]], params)?)
+                    Prepared::layer(device, layer, x, params)?
                 }
-                Kind::Linear { layer } => {
-                    Some(Prepared::new(&device, layer, &values[node.inputs[0]], Conv2dParams::default())?)
-                }
-                _ => None,
+                (Kind::Linear { layer }, Some(x)) => Prepared::layer(device, layer, x, Conv2dParams::default())?,
+                (Kind::Quantize(q), _) => finish(Steps { to: Some(q.affine()), ..Steps::default() })?,
+                (Kind::Norm(n), _) => finish(Steps { norm: Some(vectors(n)), ..Steps::default() })?,
+                (Kind::Relu, _) => finish(Steps { relu: true, ..Steps::default() })?,
+                (Kind::Add, _) => finish(Steps::default())?,
+                _ => Prepared::Nothing,
             });
         }
         if let Some(last) = last_use.last_mut() {
             *last = usize::MAX;
         }
-        Ok(Self { network, values, layers, last_use, device })
+        Ok(Self { network, values, prepared, last_use, device: device.clone() })
     }
 
     pub fn network(&self) -> &IntegerNetwork {
         &self.network
     }
 
-    /// Logits `[n classes]` of inputs `x[n ..]`, f32 on the CPU. A sample's logits do not depend on the others.
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Logits `[n classes]` of inputs `x[n ..]`, both f32 on the engine's device. A sample's logits do not depend on the others.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         let sample: usize = self.network.input.iter().product();
         let n = x.len() / sample;
@@ -90,8 +94,12 @@ impl Engine {
             let detail = format!("inputs {} do not fit samples of {:?}", x.shape(), self.network.input);
             return Err(Error::network(&self.network.name, detail));
         }
-        if x.gpu().is_some() || x.dtype() != DType::F32 {
-            return Err(Error::network(&self.network.name, format!("inputs {x:?}; expected F32 on the CPU")));
+        if x.device() != self.device || x.dtype() != DType::F32 {
+            let detail = format!("inputs {x:?}; expected F32 on {}", self.device.name());
+            return Err(Error::network(&self.network.name, detail));
+        }
+        if !self.device.is_cpu() {
+            return self.run(x.clone());
         }
         let classes = self.network.classes;
         let mut out = Tensor::empty(&self.device, [n, classes], DType::F32)?;
@@ -109,57 +117,55 @@ impl Engine {
 
     fn run(&self, x: Tensor) -> Result<Tensor> {
         let n = x.shape()[0];
-        let mut batches: Vec<Option<Batch>> = vec![None; self.values.len()];
+        let mut batches: Vec<Option<Branch>> = vec![None; self.values.len()];
         for (id, node) in self.network.nodes.iter().enumerate() {
-            let arg = |i: usize| batches[node.inputs[i]].clone().expect("inputs are alive until their last use");
+            let arg = |i: usize| batches[node.inputs[i]].as_ref().expect("inputs are alive until their last use");
             let shape = Shape::new(&[&[n], &self.values[id].shape[..]].concat());
             let mut tape = Tape::inference(&self.device);
-            let y = match &node.kind {
-                Kind::Input => Batch::Real(x.clone()),
-                Kind::Conv { layer, .. } | Kind::Linear { layer } => {
-                    let residual = layer.then.residual.then(|| arg(1));
-                    self.layers[id].as_ref().expect("layers are prepared").run(layer, arg(0), residual, shape)?
+            // Where no codes are wanted.
+            let real = |b: &Branch| match b {
+                Branch::Real(t) => Ok(t.clone()),
+                Branch::Codes(t, _) => {
+                    let c = t.shape().last().copied().unwrap_or(1);
+                    Ok::<_, Error>(Finish::new(&self.device, c, Steps::default())?.run(b, None)?.tensor().clone())
                 }
-                Kind::Quantize(q) => Batch::Codes(codes(&arg(0).real(&self.device)?, q)?, *q),
-                Kind::Norm(norm) => {
-                    let epilogue = Epilogue::new(None, Some([&norm.mean, &norm.scale, &norm.shift]), false, 1);
-                    Batch::Real(each_row(arg(0).real(&self.device)?, norm.mean.len(), |row| {
-                        epilogue.apply(row, Residual::None);
-                    })?)
+            };
+            let y = match (&node.kind, &self.prepared[id]) {
+                (Kind::Input, _) => Branch::Real(x.clone()),
+                (Kind::Conv { layer, .. } | Kind::Linear { layer }, prepared) => {
+                    let residual = if layer.then.residual { Some(arg(1)) } else { None };
+                    match prepared {
+                        Prepared::Layer(prepared) => in_integers(prepared, arg(0).tensor(), residual, shape)?,
+                        Prepared::Float { weight, bias, params, finish } => {
+                            let x = Var::constant(real(arg(0))?);
+                            let (w, bias) = (Var::constant(weight.clone()), bias.clone().map(Var::constant));
+                            let sums = if w.shape().len() == 2 {
+                                linear::linear(&mut tape, &x, &w, bias.as_ref())?
+                            } else {
+                                conv2d(&mut tape, &x, &w, bias.as_ref(), *params)?
+                            };
+                            finish.run(&Branch::Real(sums.value), residual)?
+                        }
+                        _ => unreachable!("layers are prepared"),
+                    }
                 }
-                Kind::Relu => {
-                    let epilogue = Epilogue::new(None, None, true, 1);
-                    Batch::Real(each_row(arg(0).real(&self.device)?, 1 << 12, |row| {
-                        epilogue.apply(row, Residual::None);
-                    })?)
+                (Kind::Quantize(_) | Kind::Norm(_) | Kind::Relu, Prepared::Finish(f)) => f.run(arg(0), None)?,
+                (Kind::Add, Prepared::Finish(f)) => f.run(arg(0), Some(arg(1)))?,
+                (kind, _) => {
+                    let x = real(arg(0))?;
+                    let of = Var::constant(x.clone());
+                    Branch::Real(match kind {
+                        Kind::ShortcutA { stride, c_out } => {
+                            shortcut::shortcut_a(&mut tape, &of, *stride, *c_out)?.value
+                        }
+                        Kind::Relu6 => activation(&mut tape, &of, Activation::Relu6)?.value,
+                        Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
+                        Kind::MaxPool { k, stride, pad } => pool::max_pool(&mut tape, &of, *k, *stride, *pad)?.value,
+                        Kind::AvgPool { k, stride, pad } => pool::avg_pool(&mut tape, &of, *k, *stride, *pad)?.value,
+                        Kind::Reshape { .. } => x.reshape(shape)?,
+                        _ => unreachable!("all other nodes were prepared"),
+                    })
                 }
-                Kind::Relu6 => {
-                    let x = Var::constant(arg(0).real(&self.device)?);
-                    Batch::Real(activation(&mut tape, &x, Activation::Relu6)?.value)
-                }
-                Kind::Add => {
-                    let (a, b) = (arg(0).real(&self.device)?, arg(1).real(&self.device)?);
-                    let mut y = a.duplicate()?;
-                    y.host_mut::<f32>().iter_mut().zip(b.host::<f32>()).for_each(|(a, b)| *a += *b);
-                    Batch::Real(y)
-                }
-                Kind::ShortcutA { stride, c_out } => {
-                    let x = Var::constant(arg(0).real(&self.device)?);
-                    Batch::Real(shortcut::shortcut_a(&mut tape, &x, *stride, *c_out)?.value)
-                }
-                Kind::GlobalAvgPool => {
-                    let x = Var::constant(arg(0).real(&self.device)?);
-                    Batch::Real(pool::global_avg_pool(&mut tape, &x)?.value)
-                }
-                Kind::MaxPool { k, stride, pad } => {
-                    let x = Var::constant(arg(0).real(&self.device)?);
-                    Batch::Real(pool::max_pool(&mut tape, &x, *k, *stride, *pad)?.value)
-                }
-                Kind::AvgPool { k, stride, pad } => {
-                    let x = Var::constant(arg(0).real(&self.device)?);
-                    Batch::Real(pool::avg_pool(&mut tape, &x, *k, *stride, *pad)?.value)
-                }
-                Kind::Reshape { .. } => Batch::Real(arg(0).real(&self.device)?.reshape(shape)?),
             };
             for &i in &node.inputs {
                 if self.last_use[i] == id {
@@ -169,136 +175,59 @@ impl Engine {
             batches[id] = Some(y);
         }
         match batches.pop().flatten() {
-            Some(Batch::Real(y)) => Ok(y),
+            Some(Branch::Real(y)) => Ok(y),
             _ => unreachable!("the output was checked to be f32"),
         }
     }
 }
 
-impl Batch {
-    /// The values, f32.
-    fn real(self, device: &Device) -> Result<Tensor> {
-        match self {
-            Self::Real(t) => Ok(t),
-            Self::Codes(t, q) => {
-                let a = q.affine();
-                let mut y = Tensor::empty(device, t.shape(), DType::F32)?;
-                let (y_host, codes) = (y.host_mut::<f32>(), t.host::<i8>());
-                vectorize(
-                    #[inline(always)]
-                    || y_host.iter_mut().zip(codes).for_each(|(y, q)| *y = a.value(f32::from(*q))),
-                );
-                Ok(y)
-            }
-        }
+/// `n h w c` of a value; a vector is one pixel.
+fn pixels(s: &[usize]) -> [usize; 4] {
+    match *s {
+        [n, c] => [n, 1, 1, c],
+        [n, h, w, c] => [n, h, w, c],
+        _ => unreachable!("checked"),
     }
 }
 
-fn codes(x: &Tensor, q: &Quantizer) -> Result<Tensor> {
-    let a = q.affine();
-    let mut codes = Tensor::empty(&x.device(), x.shape(), DType::I8)?;
-    let (to, x) = (codes.host_mut::<i8>(), x.host::<f32>());
-    vectorize(
-        #[inline(always)]
-        || to.iter_mut().zip(x).for_each(|(q, x)| *q = a.code(*x).to_code()),
-    );
-    Ok(codes)
+fn in_integers(layer: &IntegerLayer, x: &Tensor, residual: Option<&Branch>, shape: Shape) -> Result<Branch> {
+    let image = |t: &Tensor| t.reshape(pixels(&t.shape()));
+    let residual = residual.map(|r| {
+        Ok::<_, Error>(match r {
+            Branch::Real(t) => Branch::Real(image(t)?),
+            Branch::Codes(t, a) => Branch::Codes(image(t)?, *a),
+        })
+    });
+    Ok(match layer.run(&image(x)?, residual.transpose()?.as_ref())? {
+        Branch::Real(t) => Branch::Real(t.reshape(shape)?),
+        Branch::Codes(t, a) => Branch::Codes(t.reshape(shape)?, a),
+    })
 }
 
-/// A copy of `x` with `f` applied to every `row` of it.
-fn each_row(x: Tensor, row: usize, f: impl Fn(&mut [f32]) + Sync + Send) -> Result<Tensor> {
-    let mut y = x.duplicate()?;
-    y.host_mut::<f32>().par_chunks_mut(row).for_each(f);
-    Ok(y)
+fn vectors(n: &Norm) -> [Vec<f32>; 3] {
+    [n.mean.clone(), n.scale.clone(), n.shift.clone()]
 }
 
 impl Prepared {
-    /// A layer on inputs of kind `x`; a linear one as a convolution of one pixel.
-    fn new(device: &Device, layer: &Layer, x: &Value, p: Conv2dParams) -> Result<Self> {
-        let pixel = |s: &[usize]| match *s {
-            [c] => [1, 1, c],
-            [h, w, c] => [h, w, c],
-            _ => unreachable!("checked"),
-        };
-        let [h, w, c] = pixel(&x.shape);
-        let [r, s, _] = pixel(&layer.weight.shape[1..]);
-        let k = layer.weight.shape[0];
-        let g = Geometry::new("layer", [1, h, w, c].into(), [k, r, s, c].into(), p)?;
+    /// A layer on inputs of kind `x`.
+    fn layer(device: &Device, layer: &Layer, x: &Value, params: Conv2dParams) -> Result<Self> {
         let then = &layer.then;
-        let norm = then.norm.as_ref().map(|n| [&n.mean[..], &n.scale[..], &n.shift[..]]);
-        let epilogue = |bias: bool| Epilogue::new(layer.bias.as_deref().filter(|_| bias), norm, then.relu, g.q);
+        let steps = |bias: bool| Steps {
+            bias: layer.bias.clone().filter(|_| bias),
+            norm: then.norm.as_ref().map(vectors),
+            relu: then.relu,
+            to: then.quantizer.as_ref().map(Quantizer::affine),
+        };
+        let w = &layer.weight;
         let Some(codes) = &x.codes else {
-            let values = Tensor::from_slice(device, Shape::new(&layer.weight.shape), &layer.weight.values())?;
-            let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(device, [k], b)).transpose()?;
-            return Ok(Self { sums: Sums::Float(values, bias), g, epilogue: epilogue(false) });
+            let cpu = Device::cpu();
+            let weight = Tensor::from_slice(&cpu, Shape::new(&w.shape), &w.values())?.to_device(device)?;
+            let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(&cpu, [b.len()], b)?.to_device(device));
+            let finish = Finish::new(device, w.shape[0], steps(false))?;
+            return Ok(Self::Float { weight, bias: bias.transpose()?, params, finish });
         };
-        let sums = match Plan::new(&layer.weight.codes, &layer.ranges(codes), &g) {
-            Some(plan) => Sums::Blocked(plan),
-            None => Sums::Wide(*codes),
-        };
-        Ok(Self { sums, g, epilogue: epilogue(true) })
-    }
-
-    fn run(&self, layer: &Layer, x: Batch, residual: Option<Batch>, shape: Shape) -> Result<Batch> {
-        let g = Geometry { n: shape[0], ..self.g };
-        let row = g.q * g.k;
-        let (real, coded) = match &residual {
-            None => (None, None),
-            Some(Batch::Real(t)) => (Some(t.host::<f32>()), None),
-            Some(Batch::Codes(t, q)) => (None, Some((t.host::<i8>(), q.affine()))),
-        };
-        // The residual of output row `i` of the batch.
-        let residual = |i: usize| match (real, coded) {
-            (Some(v), _) => Residual::Real(&v[i * row..][..row]),
-            (_, Some((v, a))) => Residual::Codes(&v[i * row..][..row], a),
-            _ => Residual::None,
-        };
-        let device = match &x {
-            Batch::Real(t) | Batch::Codes(t, _) => t.device(),
-        };
-        let epilogue = &self.epilogue;
-        if let (Sums::Blocked(plan), Batch::Codes(x, _)) = (&self.sums, &x) {
-            return match layer.then.quantizer {
-                Some(q) => {
-                    let (mut y, a) = (Tensor::empty(&device, shape, DType::I8)?, q.affine());
-                    plan.run(x.host(), y.host_mut::<i8>(), |n, p, v, y| {
-                        epilogue.quantize(v, residual(n * g.p + p), &a, y);
-                    });
-                    Ok(Batch::Codes(y, q))
-                }
-                None => {
-                    let mut y = Tensor::empty(&device, shape, DType::F32)?;
-                    plan.run(x.host(), y.host_mut::<f32>(), |n, p, v, y| {
-                        epilogue.apply(v, residual(n * g.p + p));
-                        y.copy_from_slice(v);
-                    });
-                    Ok(Batch::Real(y))
-                }
-            };
-        }
-        let mut y = match (&self.sums, x) {
-            (Sums::Float(w, bias), x) => {
-                let mut tape = Tape::inference(&device);
-                let x = Var::constant(x.real(&device)?);
-                let (w, bias) = (Var::constant(w.clone()), bias.clone().map(Var::constant));
-                if w.shape().len() == 2 {
-                    linear::linear(&mut tape, &x, &w, bias.as_ref())?.value
-                } else {
-                    let p = Conv2dParams { stride: g.stride, pad: g.pad, dilation: g.dilation, ..Default::default() };
-                    conv2d(&mut tape, &x, &w, bias.as_ref(), p)?.value
-                }
-            }
-            (Sums::Wide(q), Batch::Codes(x, _)) => {
-                let mut y = Tensor::empty(&device, shape, DType::F32)?;
-                sums(x.host(), &layer.weight.codes, &layer.ranges(q), y.host_mut(), &g);
-                y
-            }
-            _ => unreachable!("a layer of codes is given codes"),
-        };
-        y.host_mut::<f32>().par_chunks_exact_mut(row).enumerate().for_each(|(i, v)| epilogue.apply(v, residual(i)));
-        match layer.then.quantizer {
-            Some(q) => Ok(Batch::Codes(codes(&y, &q)?, q)),
-            None => Ok(Batch::Real(y)),
-        }
+        let x = Shape::from(pixels(&[&[1], &x.shape[..]].concat()));
+        let g = Geometry::new("layer", x, Shape::from(pixels(&w.shape)), params)?;
+        Ok(Self::Layer(IntegerLayer::new(device, &w.codes, w.bits, layer.ranges(codes), g, steps(true))?))
     }
 }

@@ -40,6 +40,7 @@ registry! {
     fake_quant,
     gated_cross_entropy,
     grad_cam,
+    integer_layer,
     linear,
     loss,
     low_pass,

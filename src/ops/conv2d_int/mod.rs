@@ -210,6 +210,11 @@ pub fn sums(x: &[i8], w: &[i8], ranges: &Ranges<f32>, y: &mut [f32], g: &Geometr
     plain::fprop(x, w, ranges, None, y, g);
 }
 
+/// [`sums`] in f64: an oracle.
+pub(super) fn sums_f64(x: &[i8], w: &[i8], ranges: &Ranges<f64>, y: &mut [f64], g: &Geometry) {
+    plain::fprop(x, w, ranges, None, y, g);
+}
+
 fn check(x: &Codes, w: &Codes, bias: Option<&Tensor>, g: &Geometry) -> Result<()> {
     let dtype = x.lo.dtype();
     let real = dtype == DType::F32 || (dtype == DType::F64 && x.values.gpu().is_none());
