@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::ops::activation::{Activation, activation};
 use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
-use crate::ops::{linear, pool, shortcut};
+use crate::ops::{concat, linear, pool, shortcut};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -157,6 +157,11 @@ impl Engine {
                     Branch::Real(match kind {
                         Kind::ShortcutA { stride, c_out } => {
                             shortcut::shortcut_a(&mut tape, &of, *stride, *c_out)?.value
+                        }
+                        Kind::Concat => {
+                            let rest = (1..node.inputs.len()).map(|i| Ok(Var::constant(real(arg(i))?)));
+                            let all = std::iter::once(Ok(of)).chain(rest).collect::<Result<Vec<_>>>()?;
+                            concat::concat(&mut tape, &all.iter().collect::<Vec<_>>())?.value
                         }
                         Kind::Relu6 => activation(&mut tape, &of, Activation::Relu6)?.value,
                         Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,

@@ -60,6 +60,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
             NodeKind::Activation(Activation::Relu) => (node.name.clone(), Kind::Relu),
             NodeKind::Activation(Activation::Relu6) => (node.name.clone(), Kind::Relu6),
             NodeKind::Add => (node.name.clone(), Kind::Add),
+            NodeKind::Concat => (node.name.clone(), Kind::Concat),
             NodeKind::ShortcutA { stride, c_out } => {
                 (node.name.clone(), Kind::ShortcutA { stride: *stride, c_out: *c_out })
             }

@@ -63,6 +63,8 @@ pub enum Kind {
     Relu6,
     /// Sum of two inputs.
     Add,
+    /// Channels of all inputs side by side.
+    Concat,
     /// Every `stride`-th pixel, and zero channels, `(c_out - c) / 2` of them first.
     ShortcutA {
         stride: usize,
@@ -98,6 +100,7 @@ impl Kind {
             Self::Relu => "relu",
             Self::Relu6 => "relu6",
             Self::Add => "add",
+            Self::Concat => "concat",
             Self::ShortcutA { .. } => "shortcut_a",
             Self::GlobalAvgPool => "global_avg_pool",
             Self::MaxPool { .. } => "max_pool",
@@ -252,6 +255,7 @@ impl IntegerNetwork {
             let wanted = match &node.kind {
                 Kind::Input => 0,
                 Kind::Add => 2,
+                Kind::Concat => node.inputs.len().max(1),
                 kind => 1 + usize::from(kind.layer().is_some_and(|l| l.then.residual)),
             };
             if node.inputs.len() != wanted {
@@ -327,6 +331,18 @@ impl IntegerNetwork {
                 return Err(format!("{:?} and {:?} cannot be added", x[0].shape, x[1].shape));
             }
             Kind::Add => real(x[0].shape.clone()),
+            Kind::Concat => {
+                let [first, rest @ ..] = x else { unreachable!("has an input") };
+                let Some((c, outer)) = first.shape.split_last() else { return Err("its input is empty".into()) };
+                let mut channels = *c;
+                for v in rest {
+                    match v.shape.split_last() {
+                        Some((c, o)) if o == outer => channels = channels.saturating_add(*c),
+                        _ => return Err(format!("{:?} does not fit beside {:?}", v.shape, first.shape)),
+                    }
+                }
+                real([outer, &[channels]].concat())
+            }
             Kind::ShortcutA { stride, c_out } => {
                 let [h, w, c] = image(x[0])?;
                 small(&[*stride, *c_out])?;

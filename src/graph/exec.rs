@@ -15,7 +15,7 @@ use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
 use crate::ops::fake_quant::Codes;
 use crate::ops::tune_stats::tune_stats;
-use crate::ops::{elementwise, embedding, linear, pool, reshape, shortcut};
+use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -185,6 +185,7 @@ impl Network {
             }
             NodeKind::Activation(kind) => activation(tape, &x[0], *kind),
             NodeKind::Add => elementwise::add(tape, &x[0], &x[1]),
+            NodeKind::Concat => concat::concat(tape, &x.iter().collect::<Vec<_>>()),
             NodeKind::Mul => elementwise::mul(tape, &x[0], &x[1]),
             NodeKind::ShortcutA { stride, c_out } => shortcut::shortcut_a(tape, &x[0], *stride, *c_out),
             NodeKind::GlobalAvgPool => pool::global_avg_pool(tape, &x[0]),

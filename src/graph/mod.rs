@@ -75,6 +75,8 @@ pub enum NodeKind {
     Activation(Activation),
     Add,
     Mul,
+    /// Channels of the inputs side by side.
+    Concat,
     /// Parameter-free residual shortcut of CIFAR ResNets: subsample and pad channels with zeros.
     ShortcutA {
         stride: usize,
@@ -132,6 +134,7 @@ impl NodeKind {
             Self::Activation(Activation::Tanh) => "tanh",
             Self::Add => "add",
             Self::Mul => "mul",
+            Self::Concat => "concat",
             Self::ShortcutA { .. } => "shortcut",
             Self::GlobalAvgPool => "global_avg_pool",
             Self::MaxPool { .. } => "max_pool",

@@ -86,6 +86,17 @@ impl Graph {
                 [a, b] => return Err(wrong(&format!("{} and {} differ in shape", shapes[a], shapes[b]))),
                 _ => return Err(wrong("has not two inputs")),
             },
+            NodeKind::Concat => {
+                let all: Vec<Shape> = node.inputs.iter().map(|&i| shapes[i]).collect();
+                let Some(outer) = x.and_then(|x| x.split_last().map(|(_, outer)| outer.to_vec())) else {
+                    return Err(wrong("has no input"));
+                };
+                if let Some(s) = all.iter().find(|s| s.split_last().is_none_or(|(_, o)| *o != outer[..])) {
+                    return Err(wrong(&format!("{s} does not fit beside {}", all[0])));
+                }
+                let channels = all.iter().map(|s| s[outer.len()]).sum();
+                Shape::new(&[&outer[..], &[channels]].concat())
+            }
             NodeKind::BatchNorm { .. } | NodeKind::Activation(_) | NodeKind::FakeQuant { .. } => {
                 x.ok_or_else(|| wrong("has no input"))?
             }

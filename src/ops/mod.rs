@@ -27,6 +27,7 @@ registry! {
     bn_stats_loss,
     channel_stats,
     cluster_loss,
+    concat,
     conv2d,
     conv2d_depthwise,
     conv2d_int,

@@ -107,6 +107,10 @@ impl Export<'_> {
                 self.writer.node("Clip", &[&x, &ends[0], &ends[1]], name(""), &[])
             }
             Kind::Add => self.writer.node("Add", &[&x, &inputs[1]], name(""), &[]),
+            Kind::Concat => {
+                let inputs: Vec<&str> = inputs.iter().map(|s| &s[..]).collect();
+                self.writer.node("Concat", &inputs, name(""), &[("axis", Attribute::Int(1))])
+            }
             Kind::ShortcutA { stride, c_out } => {
                 let step = self.writer.int64s(name("steps"), &[*stride as i64; 2]);
                 let start = self.writer.int64s(name("starts"), &[0; 2]);
