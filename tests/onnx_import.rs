@@ -6,18 +6,20 @@ mod onnx_models;
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
-use ghostbit::deploy::{Engine, lower};
+use ghostbit::deploy::{Engine, OnnxForm, lower, onnx};
 use ghostbit::device::Device;
 use ghostbit::graph::passes::{QuantizeSpec, quantize};
-use ghostbit::graph::{Forward, Graph, Init, InputKind, Network, NodeKind, Taps};
+use ghostbit::graph::{Forward, Graph, Init, InputKind, Network, NodeKind, RangeMode, Taps};
 use ghostbit::models::onnx::Imported;
 use ghostbit::models::resnet::batch_norm;
 use ghostbit::ops::activation::Activation;
 use ghostbit::ops::conv2d::Conv2dParams;
-use ghostbit::tensor::Tensor;
+use ghostbit::ops::observe::EmaForm;
+use ghostbit::tensor::{Shape, Tensor};
 use networks::{calibrated, images};
-use onnx_models::{Model, flattened, float, int, ints, residual, tensor, text, value};
+use onnx_models::{Model, branches, computed, flattened, float, int, ints, residual, tensor, text, value};
 use std::path::Path;
+use std::process::Command;
 
 fn imported(model: &Model) -> Network {
     let found = Imported::parse(&model.bytes(), "net").unwrap_or_else(|e| panic!("{e}"));
@@ -139,7 +141,7 @@ fn a_flattened_map_keeps_its_meaning() {
 
 #[test]
 fn imported_networks_are_quantized_and_deployed() {
-    for model in [residual(3), flattened()] {
+    for model in [residual(3), flattened(), branches()] {
         let graph = Imported::parse(&model.bytes(), "net").unwrap().graph;
         for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(3, 8)] {
             let mut student = calibrated(&graph, spec, 4);
@@ -188,4 +190,80 @@ fn the_shortcut_of_cifar_resnets_is_found() {
         assert_eq!(kinds[4], &NodeKind::GlobalAvgPool);
         assert_eq!((kinds.len(), network.graph.classes), (6, 10));
     }
+    let network = imported(&computed());
+    let kinds: Vec<&NodeKind> = network.graph.nodes.iter().map(|n| &n.kind).collect();
+    assert_eq!(kinds[3], &NodeKind::ShortcutA { stride: 2, c_out: 7 });
+    assert_eq!((kinds.len(), kinds[4]), (6, &NodeKind::GlobalAvgPool));
+}
+
+fn floats(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn write(path: &Path, values: &[f32]) {
+    std::fs::write(path, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+}
+
+/// `float` quantized, with ranges from `x`.
+fn student(float: &Network, x: &Tensor) -> Network {
+    let graph = quantize(&float.graph, QuantizeSpec::new(4, 8)).unwrap();
+    let mut student = Network::new(&Device::cpu(), graph, 0).unwrap();
+    student.copy_from(float).unwrap();
+    student.weight_ranges_min_max().unwrap();
+    let how = Forward { ranges: RangeMode::TrackMinMax(EmaForm::Textbook), ..Forward::eval() };
+    student.forward(&mut Tape::inference(&Device::cpu()), &[Var::constant(x.clone())], how, &Taps::default()).unwrap();
+    student
+}
+
+/// Models that `onnx.helper` made: logits are ONNX Runtime's, and so are those of the quantized networks that go back.
+#[test]
+fn onnx_runtime_computes_the_same() {
+    let Some(python) = std::env::var_os("GHOSTBIT_PYTHON") else {
+        println!("skipped: GHOSTBIT_PYTHON names no Python with onnx and onnxruntime");
+        return;
+    };
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [made, back] = [folders[0].path(), folders[1].path()];
+    let python = |script: &str, folder: &Path| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+        let status = Command::new(&python).arg(script).arg(folder).status().unwrap();
+        assert!(status.success(), "faults, see above");
+    };
+    python("onnx_make.py", made);
+    let mut files: Vec<_> = std::fs::read_dir(made).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "onnx"));
+    assert!(files.len() >= 4);
+    for path in &files {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let mut network = Imported::load(path).unwrap().network(&Device::cpu(), path).unwrap();
+        let InputKind::Real(sample) = &network.graph.inputs[0] else { panic!("an image") };
+        let values = floats(&path.with_extension("images"));
+        let n = values.len() / sample.iter().product::<usize>();
+        let x = Tensor::from_slice(&Device::cpu(), Shape::new(&[&[n], &sample[..]].concat()), &values).unwrap();
+        let (found, want) =
+            (run(&mut network, &x, "").to_vec::<f32>().unwrap(), floats(&path.with_extension("logits")));
+        assert_eq!(found.len(), want.len(), "{name}");
+        // Each layer rounds a sum of terms of random signs, relative to their size: by about the root of their number, in units
+        // of 2^-24. Layers add up.
+        let longest = network.params.entries().map(|(_, s)| s.elements() / s[0]).max().unwrap() as f32;
+        let layers = network.graph.nodes.len() as f32;
+        let spread = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let limit = layers * longest.sqrt() * 2f32.powi(-24) * spread;
+        let apart = found.iter().zip(&want).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        println!("{name:12} {n} images, logits to {spread:.3}, {apart:.1e} apart, limit {limit:.1e}");
+        assert!(apart <= limit, "{name}: {apart} apart, limit {limit}");
+
+        let student = student(&network, &x);
+        if student.graph.nodes.iter().any(|n| matches!(n.kind, NodeKind::Conv2dDepthwise { .. })) {
+            assert!(lower(&student, Normalization::CIFAR).unwrap_err().to_string().contains("no integer form"));
+            continue;
+        }
+        let integer = lower(&student, Normalization::CIFAR).unwrap();
+        std::fs::write(back.join(format!("{name}.onnx")), onnx(&integer, OnnxForm::Qdq).unwrap()).unwrap();
+        write(&back.join(format!("{name}.images")), &values);
+        let logits = Engine::new(integer).unwrap().logits(&x).unwrap().to_vec::<f32>().unwrap();
+        write(&back.join(format!("{name}.logits")), &logits);
+    }
+    python("onnx_check.py", back);
 }

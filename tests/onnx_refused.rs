@@ -5,7 +5,7 @@ mod onnx_models;
 
 use ghostbit::device::Device;
 use ghostbit::models::onnx::Imported;
-use onnx_models::{Model, float, int, ints, residual, text, value};
+use onnx_models::{Model, branches, computed, flattened, float, int, ints, residual, text, value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::path::Path;
@@ -143,6 +143,61 @@ fn attributes() {
     refuses(&spoiled(sigmoid), &["/z", "Sigmoid"]);
 }
 
+/// Integers that are computed on the way.
+#[test]
+fn sizes() {
+    let computed = |edit: fn(&mut Model)| {
+        let mut m = computed();
+        edit(&mut m);
+        m.bytes()
+    };
+    let cases: [(Edit, &[&str]); 9] = [
+        (|m| drop(m.int64s("four", &[1 << 62])), &["four", "twice"]),
+        (|m| m.initializer("four").raw_data = (1i64 << 62).to_le_bytes().to_vec(), &["/both_ends", "counted"]),
+        (|m| m.initializer("four").raw_data = 400i64.to_le_bytes().to_vec(), &["/zeros", "too many"]),
+        (|m| m.initializer("four").raw_data = 3i64.to_le_bytes().to_vec(), &["/shortcut", "pads"]),
+        (|m| m.initializer("wanted").dims = vec![1 << 40], &["wanted", "sizes"]),
+        (|m| m.initializer("zero").raw_data = 9i64.to_le_bytes().to_vec(), &["not supported"]),
+        (|m| m.initializer("two").raw_data = 0i64.to_le_bytes().to_vec(), &["/rows"]),
+        (|m| rewire(m, "reversed", 4, "zero"), &["/reversed", "steps of 0"]),
+        (|m| rewire(m, "row_shape", 1, "batch"), &["/row", "one row per image"]),
+    ];
+    for (edit, words) in cases {
+        refuses(&computed(edit), words);
+    }
+    // Each value is twice as long as the one before.
+    refuses(
+        &computed(|m| {
+            let mut list = "wanted".to_string();
+            for i in 0..60 {
+                list = m.node("Concat", &[&list, &list], &format!("list{i}"), vec![int("axis", 0)]);
+            }
+            rewire(m, "table", 0, &list);
+        }),
+        &["/list1", "more than 16"],
+    );
+}
+
+#[test]
+fn joined_and_flattened() {
+    let joined = |edit: Edit| {
+        let mut m = branches();
+        edit(&mut m);
+        m.bytes()
+    };
+    refuses(&joined(|m| set(m, "both", int("axis", 2))), &["/both", "axis = 2"]);
+    refuses(&joined(|m| rewire(m, "dense", 2, "mean")), &["/dense", "cycle"]);
+    refuses(&joined(|m| rewire(m, "next", 0, "narrow_relu")), &["/next", "3 channels"]);
+    refuses(&joined(|m| rewire(m, "both", 1, "fc.weight")), &["/both", "no activation"]);
+    let mut m = flattened();
+    m.graph.output[0] = value("flat", &[]);
+    refuses(&m.bytes(), &["'flat'", "logits"]);
+    m.node("Relu", &["flat"], "again", vec![]);
+    m.node("Concat", &["again", "flat"], "twice", vec![int("axis", 1)]);
+    m.graph.output[0] = value("twice", &[]);
+    refuses(&m.bytes(), &["/twice", "flattened"]);
+}
+
 /// What methods need is named, and how to get it.
 #[test]
 fn folded_batch_norm() {
@@ -209,8 +264,9 @@ proptest! {
     fn damaged_files(
         edits in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         keep in prop_oneof![Just(None), any::<prop::sample::Index>().prop_map(Some)],
+        which in any::<prop::sample::Index>(),
     ) {
-        let mut file = residual(1).bytes();
+        let mut file = [residual(1), computed()][which.index(2)].bytes();
         // Values are most of the file; what says how to read them is at the front.
         for (i, (at, byte)) in edits.iter().enumerate() {
             let end = if i % 2 == 0 { file.len() } else { 1700 };
@@ -226,8 +282,10 @@ proptest! {
     fn any_attributes(
         edits in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), prop_oneof![-3..4i64, any::<i64>()]), 1..4),
         inputs in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..2),
+        constants in vec((any::<prop::sample::Index>(), prop_oneof![-3..9i64, any::<i64>()]), 0..3),
+        which in any::<prop::sample::Index>(),
     ) {
-        let mut m = residual(1);
+        let mut m = [residual(1), flattened(), branches(), computed()][which.index(4)].clone();
         let all: Vec<String> = m.graph.node.iter().map(|n| n.output[0].clone()).collect();
         for (node, at, v) in &edits {
             let node = &mut m.graph.node[node.index(all.len())];
@@ -236,6 +294,13 @@ proptest! {
                 let a = &mut node.attribute[i];
                 (a.i, a.f) = (*v, *v as f32);
                 a.ints.iter_mut().for_each(|i| *i = *v);
+            }
+        }
+        for (at, v) in &constants {
+            let i = at.index(m.graph.initializer.len());
+            let constant = &mut m.graph.initializer[i];
+            if constant.data_type == 7 {
+                constant.raw_data = v.to_le_bytes().repeat(constant.raw_data.len() / 8);
             }
         }
         for (node, from) in &inputs {

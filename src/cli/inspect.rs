@@ -70,13 +70,14 @@ pub fn run(args: Args) -> Result<()> {
         network.params.count(),
         rows.len()
     );
-    println!("{:<24} {:<16} {:<18} {:>10} {:>10}", "node", "op", "output", "MFLOP", "KiB");
+    let wide = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).clamp(24, 60);
+    println!("{:<wide$} {:<16} {:<18} {:>10} {:>10}", "node", "op", "output", "MFLOP", "KiB");
     for r in &rows {
         let (flops, bytes) = (r.flops / 1e6, r.bytes as f64 / 1024.0);
-        println!("{:<24} {:<16} {:<18} {flops:>10.2} {bytes:>10.1}", r.name, r.op, r.shape);
+        println!("{:<wide$} {:<16} {:<18} {flops:>10.2} {bytes:>10.1}", r.name, r.op, r.shape);
     }
     let total: f64 = rows.iter().map(|r| r.flops).sum();
-    println!("{:<24} {:<16} {:<18} {:>10.2}", "sum", "", "", total / 1e6);
+    println!("{:<wide$} {:<16} {:<18} {:>10.2}", "sum", "", "", total / 1e6);
     if !quantizers.is_empty() {
         println!("\n{:<28} {:>4} {:>8} {:>10} {:>10}", "quantizer", "bits", "channels", "lo", "hi");
         for (name, bits, channels, lo, hi) in quantizers {

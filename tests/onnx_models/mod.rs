@@ -158,3 +158,61 @@ pub fn flattened() -> Model {
     m.gemm("flat", [10, 16]);
     m
 }
+
+/// 8x8 images of three channels: two branches side by side, twice.
+pub fn branches() -> Model {
+    let mut m = Model::new([3, 8, 8]);
+    let pad = |p: i64| vec![ints("pads", &[p; 4])];
+    m.conv_bn("x", "narrow", [3, 3, 1], vec![]);
+    m.node("Relu", &["narrow_bn"], "narrow_relu", vec![]);
+    m.conv_bn("x", "wide", [5, 3, 3], pad(1));
+    m.node("Relu", &["wide_bn"], "wide_relu", vec![]);
+    m.node("Concat", &["narrow_relu", "wide_relu"], "both", vec![int("axis", 1)]);
+    m.conv_bn("both", "next", [4, 8, 3], pad(1));
+    m.node("Relu", &["next_bn"], "next_relu", vec![]);
+    m.node("Concat", &["both", "next_relu", "both"], "dense", vec![int("axis", -3)]);
+    m.node("MaxPool", &["dense"], "pool", vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]);
+    m.conv_bn("pool", "last", [6, 20, 3], vec![]);
+    m.node("Relu", &["last_bn"], "last_relu", vec![]);
+    m.node("GlobalAveragePool", &["last_relu"], "mean", vec![]);
+    m.node("Flatten", &["mean"], "flat", vec![]);
+    m.gemm("flat", [10, 6]);
+    m
+}
+
+/// 5x7 images: the subsampling shortcut of CIFAR ResNets as PyTorch exports it, paddings computed from a list that begins with
+/// the last dimension, and a row whose shape is computed.
+pub fn computed() -> Model {
+    let mut m = Model::new([3, 5, 7]);
+    m.conv_bn("x", "first", [4, 3, 3], vec![ints("pads", &[1; 4])]);
+    for (name, v) in [("zero", 0), ("one", 1), ("two", 2), ("three", 3), ("four", 4), ("all", i64::MAX), ("last", -1)] {
+        m.int64s(name, &[v]);
+    }
+    m.int64s("first_of_all", &[-i64::MAX]);
+    m.node("Slice", &["first_bn", "zero", "all", "two", "two"], "rows", vec![]);
+    m.node("Slice", &["rows", "zero", "all", "three", "two"], "every", vec![]);
+    m.int64s("wanted", &[0, 0, 0, 0, 1, 2]);
+    m.node("Shape", &["wanted"], "wanted_shape", vec![]);
+    m.node("Gather", &["wanted_shape", "zero"], "given", vec![int("axis", 0)]);
+    m.node("Mul", &["four", "two"], "both_ends", vec![]);
+    m.node("Sub", &["both_ends", "given"], "rest", vec![]);
+    let zero =
+        TensorProto { dims: vec![1], data_type: DataType::Int64 as i32, raw_data: vec![0; 8], ..Default::default() };
+    let zero = AttributeProto { name: "value".into(), t: Some(zero), r#type: 4, ..Default::default() };
+    m.node("ConstantOfShape", &["rest"], "zeros", vec![zero]);
+    m.node("Concat", &["wanted", "zeros"], "long", vec![int("axis", 0)]);
+    m.int64s("pairs", &[-1, 2]);
+    m.node("Reshape", &["long", "pairs"], "table", vec![]);
+    m.node("Slice", &["table", "last", "first_of_all", "zero", "last"], "reversed", vec![]);
+    m.node("Transpose", &["reversed"], "turned", vec![ints("perm", &[1, 0])]);
+    m.node("Reshape", &["turned", "last"], "list", vec![]);
+    m.node("Cast", &["list"], "pads", vec![int("to", 7)]);
+    m.node("Pad", &["every", "pads"], "shortcut", vec![text("mode", "constant")]);
+    m.node("GlobalAveragePool", &["shortcut"], "mean", vec![]);
+    m.node("Shape", &["mean"], "mean_shape", vec![]);
+    m.node("Gather", &["mean_shape", "zero"], "batch", vec![]);
+    m.node("Concat", &["batch", "last"], "row_shape", vec![int("axis", 0)]);
+    m.node("Reshape", &["mean", "row_shape"], "row", vec![]);
+    m.gemm("row", [10, 7]);
+    m
+}

@@ -3,7 +3,7 @@
 use super::attributes::Attributes;
 use super::names::Names;
 use super::order::label;
-use super::sizes::Size;
+use super::sizes::Sizes;
 use super::{MAX_CLASSES, MAX_VALUE, Outcome, constant};
 use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
 use crate::ops::activation::Activation;
@@ -39,8 +39,8 @@ pub struct Flow {
 #[derive(Clone)]
 pub enum Value<'a> {
     Constant(Cow<'a, TensorProto>),
-    /// A shape, or numbers of one.
-    Sizes(Vec<Size>),
+    /// Integers: a shape, or numbers of one.
+    Sizes(Sizes),
     Flow(Flow),
 }
 
@@ -119,6 +119,7 @@ impl<'a> Build<'a> {
             "Gemm" => self.gemm(node)?,
             "MatMul" => self.mat_mul(node)?,
             "Add" | "Sum" => self.add(node)?,
+            "Concat" => self.concat(node)?,
             "Relu" => self.activation(node, Activation::Relu)?,
             "LeakyRelu" => match Attributes(node).float("alpha", 0.01) {
                 0.0 => self.activation(node, Activation::Relu)?,
@@ -213,13 +214,7 @@ impl<'a> Build<'a> {
     pub fn integers(&self, node: &NodeProto, i: usize) -> Outcome<Vec<i64>> {
         match self.value(node, i)? {
             Value::Constant(t) => constant::integers(t),
-            Value::Sizes(sizes) => sizes
-                .iter()
-                .map(|s| match s {
-                    Size::Fixed(v) => Ok(*v),
-                    Size::Batch => Err(format!("input {i} depends on the batch size")),
-                })
-                .collect(),
+            Value::Sizes(sizes) => sizes.numbers().map_err(|e| format!("input {i} {e}")),
             Value::Flow(_) => Err(format!("input {i} is an activation; constants are supported")),
         }
     }
@@ -309,7 +304,7 @@ impl<'a> Build<'a> {
     }
 }
 
-const SUPPORTED: &str = "Conv, BatchNormalization, Gemm, MatMul, Relu, LeakyRelu, Tanh, Clip, Add, Sum, GlobalAveragePool, \
+const SUPPORTED: &str = "Conv, BatchNormalization, Gemm, MatMul, Relu, LeakyRelu, Tanh, Clip, Add, Sum, Concat, GlobalAveragePool, \
                          AveragePool, MaxPool, ReduceMean, Flatten, Reshape, Squeeze, Slice with Pad, Dropout, Identity, Constant";
 
 fn constant_value(node: &NodeProto) -> Outcome<Value<'_>> {
@@ -318,10 +313,10 @@ fn constant_value(node: &NodeProto) -> Outcome<Value<'_>> {
         return Ok(Value::Constant(Cow::Borrowed(t)));
     }
     if let Some(a) = attributes.get("value_int") {
-        return Ok(Value::Sizes(vec![Size::Fixed(a.i)]));
+        return Ok(Value::Sizes(Sizes::fixed(&[a.i])));
     }
     if let Some(a) = attributes.get("value_ints") {
-        return Ok(Value::Sizes(a.ints.iter().take(16).map(|&i| Size::Fixed(i)).collect()));
+        return Ok(Value::Sizes(Sizes::fixed(&a.ints[..a.ints.len().min(16)])));
     }
     let floats = |dims: Vec<i64>, values: Vec<f32>| TensorProto {
         dims,

@@ -4,7 +4,7 @@ use super::attributes::Attributes;
 use super::build::{Build, Flow, Form, Value};
 use super::order::label;
 use super::{MAX_SIZE, Outcome};
-use crate::graph::NodeKind;
+use crate::graph::{NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::Conv2dParams;
 use crate::tensor::io::HostTensor;
@@ -163,6 +163,22 @@ impl Build<'_> {
         let NodeKind::Linear { bias, .. } = &mut self.graph.nodes[x.node].kind else { unreachable!("checked") };
         *bias = Some(name);
         Ok(x)
+    }
+
+    /// Of channels.
+    pub(super) fn concat(&mut self, node: &NodeProto) -> Outcome<Flow> {
+        let all: Vec<Flow> = (0..node.input.len()).map(|i| self.flow(node, i)).collect::<Outcome<_>>()?;
+        let form = all.first().ok_or("has no inputs")?.form;
+        if matches!(form, Form::Flat(_)) || all.iter().any(|x| x.form != form) {
+            return Err("joins flattened maps, or values of different ranks, which is not supported".into());
+        }
+        let rank = if form == Form::Rows { 2 } else { 4 };
+        let axis = Attributes(node).int("axis", 0);
+        if axis != 1 && axis != 1 - rank {
+            return Err(format!("axis = {axis} is not supported: channels (1) are"));
+        }
+        let inputs: Vec<NodeId> = all.iter().map(|x| x.node).collect();
+        Ok(Flow { node: self.push(label(node), "", NodeKind::Concat, &inputs)?, form })
     }
 
     pub(super) fn activation(&mut self, node: &NodeProto, kind: Activation) -> Outcome<Flow> {

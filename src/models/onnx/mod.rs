@@ -14,7 +14,7 @@ mod reshaping;
 mod sizes;
 
 use crate::device::Device;
-use crate::graph::{Graph, InputKind, Network, NodeKind};
+use crate::graph::{Graph, Network, Node, NodeKind};
 use crate::tensor::io::Checkpoint;
 use crate::tensor::onnx::{DataType, GraphProto, ModelProto, ValueInfoProto, decode};
 use crate::{Error, Result};
@@ -34,6 +34,12 @@ const MAX_SIZE: usize = 1 << 16;
 /// Numbers of one sample's value between nodes, at most.
 const MAX_VALUE: usize = 1 << 26;
 const MAX_CLASSES: usize = 100_000;
+
+/// What a file without batch norms is told.
+const FOLDED: &str = "holds no BatchNormalization of maps: it was folded into the convolutions, or the network has \
+                      none. Data-free methods need its running statistics, from which they make their images; export the model \
+                      with BatchNormalization unfolded (PyTorch: torch.onnx.export(model, x, file, dynamo=False, \
+                      training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False))";
 
 /// A network read from a file.
 #[derive(Clone, Debug)]
@@ -71,25 +77,12 @@ impl Imported {
         build.input(input, sample);
         order.values.iter().try_for_each(|&i| build.node(&file.node[i]))?;
         let (graph, weights) = build.finish(order.output)?;
-        let norms = graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. })).count();
-        if norms == 0 {
-            return Err(
-                "holds no BatchNormalization: it was folded into the convolutions, or the network has none. Data-free \
-                        methods need its running statistics, from which they make their images; export the model with \
-                        BatchNormalization unfolded (PyTorch: torch.onnx.export(model, x, file, dynamo=False, \
-                        training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False))"
-                    .into(),
-            );
+        let shapes = graph.shapes(1).map_err(|e| e.to_string())?;
+        let of_maps = |n: &Node| matches!(n.kind, NodeKind::BatchNorm { .. }) && shapes[n.inputs[0]].len() == 4;
+        if !graph.nodes.iter().any(of_maps) {
+            return Err(FOLDED.into());
         }
         Ok(Self { graph, weights })
-    }
-
-    /// Height, width and channels of the images that the network takes.
-    pub fn input(&self) -> [usize; 3] {
-        match &self.graph.inputs[..] {
-            [InputKind::Real(sample)] => [sample[0], sample[1], sample[2]],
-            _ => unreachable!("made with one input h w c"),
-        }
     }
 
     /// The network with its weights on `device`; `path` is named in errors.

@@ -36,10 +36,7 @@ impl Build<'_> {
     pub(super) fn reshape(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let x = self.flow(node, 0)?;
         Attributes(node).only("allowzero", 0)?;
-        let mut sizes = match Attributes(node).ints("shape") {
-            Some(shape) if self.opset < 5 => shape.iter().map(|&s| Size::Fixed(s)).collect(),
-            _ => self.sizes_in(node, 1)?.ok_or("its shape is an activation")?,
-        };
+        let mut sizes = self.sizes_in(node, 1)?.ok_or("its shape is no list of integers")?.values;
         let wanted = format!("{sizes:?}");
         let fail = || Err(format!("to {wanted} is not supported: to one row per image is"));
         let all: i64 = self.shapes[x.node][1..].iter().map(|&d| d as i64).product();
