@@ -6,7 +6,7 @@ mod onnx_models;
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
-use ghostbit::deploy::{Engine, OnnxForm, lower, onnx};
+use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx};
 use ghostbit::device::Device;
 use ghostbit::graph::passes::{QuantizeSpec, quantize};
 use ghostbit::graph::{Forward, Graph, Init, InputKind, Network, NodeKind, RangeMode, Taps};
@@ -17,7 +17,7 @@ use ghostbit::ops::conv2d::Conv2dParams;
 use ghostbit::ops::observe::EmaForm;
 use ghostbit::tensor::{Shape, Tensor};
 use networks::{calibrated, images};
-use onnx_models::{Model, branches, computed, flattened, float, int, ints, residual, tensor, text, value};
+use onnx_models::{Model, branches, computed, depthwise, flattened, float, int, ints, residual, tensor, text, value};
 use std::path::Path;
 use std::process::Command;
 
@@ -141,13 +141,16 @@ fn a_flattened_map_keeps_its_meaning() {
 
 #[test]
 fn imported_networks_are_quantized_and_deployed() {
-    for model in [residual(3), flattened(), branches()] {
+    for model in [residual(3), flattened(), branches(), depthwise()] {
         let graph = Imported::parse(&model.bytes(), "net").unwrap().graph;
         for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(3, 8)] {
             let mut student = calibrated(&graph, spec, 4);
             let x = images(5, &graph, 3);
             let want = run(&mut student, &x, "");
-            let engine = Engine::new(lower(&student, Normalization::CIFAR).unwrap()).unwrap();
+            let integer = lower(&student, Normalization::CIFAR).unwrap();
+            let file = integer.to_checkpoint().unwrap().serialize().unwrap();
+            assert_eq!(IntegerNetwork::parse(&file).unwrap(), integer);
+            let engine = Engine::new(integer).unwrap();
             assert_eq!(bits(&engine.logits(&x).unwrap()), bits(&want));
             assert!(bits(&want).iter().any(|v| *v != bits(&want)[0]), "logits are all alike");
             // A checkpoint of the student fits the file's graph.
@@ -255,10 +258,6 @@ fn onnx_runtime_computes_the_same() {
         assert!(apart <= limit, "{name}: {apart} apart, limit {limit}");
 
         let student = student(&network, &x);
-        if student.graph.nodes.iter().any(|n| matches!(n.kind, NodeKind::Conv2dDepthwise { .. })) {
-            assert!(lower(&student, Normalization::CIFAR).unwrap_err().to_string().contains("no integer form"));
-            continue;
-        }
         let integer = lower(&student, Normalization::CIFAR).unwrap();
         std::fs::write(back.join(format!("{name}.onnx")), onnx(&integer, OnnxForm::Qdq).unwrap()).unwrap();
         write(&back.join(format!("{name}.images")), &values);

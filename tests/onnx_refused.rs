@@ -5,7 +5,7 @@ mod onnx_models;
 
 use ghostbit::device::Device;
 use ghostbit::models::onnx::Imported;
-use onnx_models::{Model, branches, computed, flattened, float, int, ints, residual, text, value};
+use onnx_models::{Model, branches, computed, depthwise, flattened, float, int, ints, residual, text, value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::path::Path;
@@ -285,7 +285,7 @@ proptest! {
         constants in vec((any::<prop::sample::Index>(), prop_oneof![-3..9i64, any::<i64>()]), 0..3),
         which in any::<prop::sample::Index>(),
     ) {
-        let mut m = [residual(1), flattened(), branches(), computed()][which.index(4)].clone();
+        let mut m = [residual(1), flattened(), branches(), computed(), depthwise()][which.index(5)].clone();
         let all: Vec<String> = m.graph.node.iter().map(|n| n.output[0].clone()).collect();
         for (node, at, v) in &edits {
             let node = &mut m.graph.node[node.index(all.len())];

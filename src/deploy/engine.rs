@@ -5,6 +5,7 @@ use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::ops::activation::{Activation, activation};
 use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
+use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
 use crate::ops::{concat, linear, pool, shortcut};
 use crate::tensor::{DType, Shape, Tensor};
@@ -62,6 +63,11 @@ impl Engine {
                     let params =
                         Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
                     Prepared::layer(device, layer, x, params)?
+                }
+                (Kind::Depthwise { layer, stride, pad, dilation }, Some(_)) => {
+                    let params =
+                        Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                    Prepared::float(device, layer, params)?
                 }
                 (Kind::Linear { layer }, Some(x)) => Prepared::layer(device, layer, x, Conv2dParams::default())?,
                 (Kind::Quantize(q), _) => finish(Steps { to: Some(q.affine()), ..Steps::default() })?,
@@ -132,17 +138,18 @@ impl Engine {
             };
             let y = match (&node.kind, &self.prepared[id]) {
                 (Kind::Input, _) => Branch::Real(x.clone()),
-                (Kind::Conv { layer, .. } | Kind::Linear { layer }, prepared) => {
+                (Kind::Conv { layer, .. } | Kind::Depthwise { layer, .. } | Kind::Linear { layer }, prepared) => {
                     let residual = if layer.then.residual { Some(arg(1)) } else { None };
                     match prepared {
                         Prepared::Layer(prepared) => in_integers(prepared, arg(0).tensor(), residual, shape)?,
                         Prepared::Float { weight, bias, params, finish } => {
                             let x = Var::constant(real(arg(0))?);
                             let (w, bias) = (Var::constant(weight.clone()), bias.clone().map(Var::constant));
-                            let sums = if w.shape().len() == 2 {
-                                linear::linear(&mut tape, &x, &w, bias.as_ref())?
-                            } else {
-                                conv2d(&mut tape, &x, &w, bias.as_ref(), *params)?
+                            let bias = bias.as_ref();
+                            let sums = match node.kind {
+                                Kind::Linear { .. } => linear::linear(&mut tape, &x, &w, bias)?,
+                                Kind::Depthwise { .. } => conv2d_depthwise(&mut tape, &x, &w, bias, *params)?,
+                                _ => conv2d(&mut tape, &x, &w, bias, *params)?,
                             };
                             finish.run(&Branch::Real(sums.value), residual)?
                         }
@@ -164,6 +171,7 @@ impl Engine {
                             concat::concat(&mut tape, &all.iter().collect::<Vec<_>>())?.value
                         }
                         Kind::Relu6 => activation(&mut tape, &of, Activation::Relu6)?.value,
+                        Kind::LeakyRelu { slope } => activation(&mut tape, &of, Activation::LeakyRelu(*slope))?.value,
                         Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
                         Kind::MaxPool { k, stride, pad } => pool::max_pool(&mut tape, &of, *k, *stride, *pad)?.value,
                         Kind::AvgPool { k, stride, pad } => pool::avg_pool(&mut tape, &of, *k, *stride, *pad)?.value,
@@ -216,23 +224,29 @@ fn vectors(n: &Norm) -> [Vec<f32>; 3] {
 impl Prepared {
     /// A layer on inputs of kind `x`.
     fn layer(device: &Device, layer: &Layer, x: &Value, params: Conv2dParams) -> Result<Self> {
+        let w = &layer.weight;
+        let Some(codes) = &x.codes else { return Self::float(device, layer, params) };
+        let x = Shape::from(pixels(&[&[1], &x.shape[..]].concat()));
+        let g = Geometry::new("layer", x, Shape::from(pixels(&w.shape)), params)?;
+        Ok(Self::Layer(IntegerLayer::new(device, &w.codes, w.bits, layer.ranges(codes), g, Self::steps(layer, true))?))
+    }
+
+    /// A layer on values.
+    fn float(device: &Device, layer: &Layer, params: Conv2dParams) -> Result<Self> {
+        let (cpu, w) = (Device::cpu(), &layer.weight);
+        let weight = Tensor::from_slice(&cpu, Shape::new(&w.shape), &w.values())?.to_device(device)?;
+        let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(&cpu, [b.len()], b)?.to_device(device));
+        let finish = Finish::new(device, w.shape[0], Self::steps(layer, false))?;
+        Ok(Self::Float { weight, bias: bias.transpose()?, params, finish })
+    }
+
+    fn steps(layer: &Layer, bias: bool) -> Steps {
         let then = &layer.then;
-        let steps = |bias: bool| Steps {
+        Steps {
             bias: layer.bias.clone().filter(|_| bias),
             norm: then.norm.as_ref().map(vectors),
             relu: then.relu,
             to: then.quantizer.as_ref().map(Quantizer::affine),
-        };
-        let w = &layer.weight;
-        let Some(codes) = &x.codes else {
-            let cpu = Device::cpu();
-            let weight = Tensor::from_slice(&cpu, Shape::new(&w.shape), &w.values())?.to_device(device)?;
-            let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(&cpu, [b.len()], b)?.to_device(device));
-            let finish = Finish::new(device, w.shape[0], steps(false))?;
-            return Ok(Self::Float { weight, bias: bias.transpose()?, params, finish });
-        };
-        let x = Shape::from(pixels(&[&[1], &x.shape[..]].concat()));
-        let g = Geometry::new("layer", x, Shape::from(pixels(&w.shape)), params)?;
-        Ok(Self::Layer(IntegerLayer::new(device, &w.codes, w.bits, layer.ranges(codes), g, steps(true))?))
+        }
     }
 }

@@ -39,11 +39,13 @@ struct NodeHeader {
 enum Op {
     Input,
     Conv { layer: LayerHeader, stride: usize, pad: usize, dilation: usize },
+    Depthwise { layer: LayerHeader, stride: usize, pad: usize, dilation: usize },
     Linear { layer: LayerHeader },
     Quantize { bits: u8 },
     Norm,
     Relu,
     Relu6,
+    LeakyRelu { slope: f32 },
     Add,
     Concat,
     ShortcutA { stride: usize, c_out: usize },
@@ -202,6 +204,9 @@ impl Writer {
             Kind::Conv { layer, stride, pad, dilation } => {
                 Op::Conv { layer: self.layer(name, layer)?, stride: *stride, pad: *pad, dilation: *dilation }
             }
+            Kind::Depthwise { layer, stride, pad, dilation } => {
+                Op::Depthwise { layer: self.layer(name, layer)?, stride: *stride, pad: *pad, dilation: *dilation }
+            }
             Kind::Linear { layer } => Op::Linear { layer: self.layer(name, layer)? },
             Kind::Quantize(q) => Op::Quantize { bits: self.quantizer(name, q)? },
             Kind::Norm(norm) => {
@@ -210,6 +215,7 @@ impl Writer {
             }
             Kind::Relu => Op::Relu,
             Kind::Relu6 => Op::Relu6,
+            Kind::LeakyRelu { slope } => Op::LeakyRelu { slope: *slope },
             Kind::Add => Op::Add,
             Kind::Concat => Op::Concat,
             Kind::ShortcutA { stride, c_out } => Op::ShortcutA { stride: *stride, c_out: *c_out },
@@ -292,11 +298,15 @@ impl Reader<'_> {
             Op::Conv { layer, stride, pad, dilation } => {
                 Kind::Conv { layer: self.layer(name, layer)?, stride, pad, dilation }
             }
+            Op::Depthwise { layer, stride, pad, dilation } => {
+                Kind::Depthwise { layer: self.layer(name, layer)?, stride, pad, dilation }
+            }
             Op::Linear { layer } => Kind::Linear { layer: self.layer(name, layer)? },
             Op::Quantize { bits } => Kind::Quantize(self.quantizer(name, bits)?),
             Op::Norm => Kind::Norm(self.norm(name)?),
             Op::Relu => Kind::Relu,
             Op::Relu6 => Kind::Relu6,
+            Op::LeakyRelu { slope } => Kind::LeakyRelu { slope },
             Op::Add => Kind::Add,
             Op::Concat => Kind::Concat,
             Op::ShortcutA { stride, c_out } => Kind::ShortcutA { stride, c_out },

@@ -35,7 +35,10 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
         let from = &graph.nodes[head];
         let mut inputs: Vec<usize> = from.inputs.iter().map(|&i| at[i]).collect();
         let (mut name, kind) = match &from.kind {
-            NodeKind::Conv2d { .. } | NodeKind::ConvBn { .. } | NodeKind::Linear { .. } => {
+            NodeKind::Conv2d { .. }
+            | NodeKind::ConvBn { .. }
+            | NodeKind::Conv2dDepthwise { .. }
+            | NodeKind::Linear { .. } => {
                 let mut layer = layer(network, head)?;
                 let mut last = head;
                 for &next in &plan.chain[head] {
@@ -50,6 +53,9 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
                     NodeKind::Conv2d { params: p, .. } | NodeKind::ConvBn { params: p, .. } => {
                         Kind::Conv { layer, stride: p.stride, pad: p.pad, dilation: p.dilation }
                     }
+                    NodeKind::Conv2dDepthwise { params: p, .. } => {
+                        Kind::Depthwise { layer, stride: p.stride, pad: p.pad, dilation: p.dilation }
+                    }
                     _ => Kind::Linear { layer },
                 };
                 (from.name.clone(), kind)
@@ -59,6 +65,9 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
             NodeKind::FakeQuant { bits } => (node.name.clone(), Kind::Quantize(quantizer(network, &node.name, *bits)?)),
             NodeKind::Activation(Activation::Relu) => (node.name.clone(), Kind::Relu),
             NodeKind::Activation(Activation::Relu6) => (node.name.clone(), Kind::Relu6),
+            NodeKind::Activation(Activation::LeakyRelu(slope)) => {
+                (node.name.clone(), Kind::LeakyRelu { slope: *slope })
+            }
             NodeKind::Add => (node.name.clone(), Kind::Add),
             NodeKind::Concat => (node.name.clone(), Kind::Concat),
             NodeKind::ShortcutA { stride, c_out } => {
@@ -72,11 +81,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
                 (node.name.clone(), Kind::AvgPool { k: *k, stride: *stride, pad: *pad })
             }
             NodeKind::Reshape { shape } => (node.name.clone(), Kind::Reshape { shape: shape.clone() }),
-            NodeKind::Activation(_)
-            | NodeKind::Conv2dDepthwise { .. }
-            | NodeKind::UpsampleConv2d { .. }
-            | NodeKind::Mul
-            | NodeKind::Embedding { .. } => {
+            NodeKind::Activation(_) | NodeKind::UpsampleConv2d { .. } | NodeKind::Mul | NodeKind::Embedding { .. } => {
                 return Err(fail(format!("node '{}' ({}) has no integer form", node.name, node.kind.op())));
             }
         };
@@ -111,7 +116,10 @@ impl Fusion {
         let mut taken = vec![false; graph.nodes.len()];
         for (head, node) in graph.nodes.iter().enumerate() {
             let fused = matches!(node.kind, NodeKind::ConvBn { .. });
-            if !fused && !matches!(node.kind, NodeKind::Conv2d { .. } | NodeKind::Linear { .. }) {
+            let layer = |k: &NodeKind| {
+                matches!(k, NodeKind::Conv2d { .. } | NodeKind::Conv2dDepthwise { .. } | NodeKind::Linear { .. })
+            };
+            if !fused && !layer(&node.kind) {
                 continue;
             }
             // The order of `Then`: a step may be left out, none repeated.
@@ -152,6 +160,7 @@ fn layer(network: &Network, id: NodeId) -> Result<Layer> {
     let (weight, bias, quant) = match &node.kind {
         NodeKind::Conv2d { weight, bias, quant, .. }
         | NodeKind::ConvBn { weight, bias, quant, .. }
+        | NodeKind::Conv2dDepthwise { weight, bias, quant, .. }
         | NodeKind::Linear { weight, bias, quant, .. } => (weight, bias, quant),
         _ => unreachable!("called for layers"),
     };

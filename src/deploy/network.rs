@@ -50,6 +50,13 @@ pub enum Kind {
         pad: usize,
         dilation: usize,
     },
+    /// One filter per channel, weight `c r s 1`: the values of its codes, f32 sums that begin with the bias, of values.
+    Depthwise {
+        layer: Layer,
+        stride: usize,
+        pad: usize,
+        dilation: usize,
+    },
     /// `n c` -> `n k`, weight `k c`, likewise.
     Linear {
         layer: Layer,
@@ -61,6 +68,10 @@ pub enum Kind {
     Relu,
     /// ReLU cut off at 6.
     Relu6,
+    /// What is negative times `slope`, which is above 0.
+    LeakyRelu {
+        slope: f32,
+    },
     /// Sum of two inputs.
     Add,
     /// Channels of all inputs side by side.
@@ -94,11 +105,13 @@ impl Kind {
         match self {
             Self::Input => "input",
             Self::Conv { .. } => "conv",
+            Self::Depthwise { .. } => "depthwise",
             Self::Linear { .. } => "linear",
             Self::Quantize(_) => "quantize",
             Self::Norm(_) => "norm",
             Self::Relu => "relu",
             Self::Relu6 => "relu6",
+            Self::LeakyRelu { .. } => "leaky_relu",
             Self::Add => "add",
             Self::Concat => "concat",
             Self::ShortcutA { .. } => "shortcut_a",
@@ -111,7 +124,7 @@ impl Kind {
     /// The layer of a convolution or linear node.
     pub fn layer(&self) -> Option<&Layer> {
         match self {
-            Self::Conv { layer, .. } | Self::Linear { layer } => Some(layer),
+            Self::Conv { layer, .. } | Self::Depthwise { layer, .. } | Self::Linear { layer } => Some(layer),
             _ => None,
         }
     }
@@ -314,6 +327,20 @@ impl IntegerNetwork {
                     .map_err(|e| e.to_string())?;
                 Self::after(layer, vec![g.p, g.q, g.k], x)?
             }
+            Kind::Depthwise { layer, stride, pad, dilation } => {
+                layer.weight.check(4)?;
+                small(&[*stride, *pad, *dilation])?;
+                small(&layer.weight.shape)?;
+                let [h, w, c] = image(x[0])?;
+                if layer.weight.shape[0] != c {
+                    return Err(format!("weight {:?} does not fit {c} channels", layer.weight.shape));
+                }
+                let params =
+                    Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                let g = Geometry::new("depthwise", [1, h, w, 1].into(), Shape::new(&layer.weight.shape), params)
+                    .map_err(|e| e.to_string())?;
+                Self::after(layer, vec![g.p, g.q, c], x)?
+            }
             Kind::Linear { layer } => {
                 layer.weight.check(2)?;
                 if x[0].shape != [layer.weight.shape[1]] {
@@ -326,7 +353,10 @@ impl IntegerNetwork {
                 norm.check(x[0].shape.last().copied().unwrap_or(0))?;
                 real(x[0].shape.clone())
             }
-            Kind::Relu | Kind::Relu6 => real(x[0].shape.clone()),
+            Kind::LeakyRelu { slope } if !(slope.is_finite() && *slope > 0.0) => {
+                return Err(format!("slope {slope}; it must be finite and above 0"));
+            }
+            Kind::Relu | Kind::Relu6 | Kind::LeakyRelu { .. } => real(x[0].shape.clone()),
             Kind::Add if x[0].shape != x[1].shape => {
                 return Err(format!("{:?} and {:?} cannot be added", x[0].shape, x[1].shape));
             }

@@ -41,11 +41,14 @@ impl Graph {
             reach = reach.max(last_use[id]);
         }
         let weighted = |id: NodeId| {
-            use NodeKind::{Conv2d, ConvBn, Linear};
+            use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
             let kind = &self.nodes[id].kind;
             matches!(
                 kind,
-                Conv2d { quant: Some(_), .. } | ConvBn { quant: Some(_), .. } | Linear { quant: Some(_), .. }
+                Conv2d { quant: Some(_), .. }
+                    | ConvBn { quant: Some(_), .. }
+                    | Conv2dDepthwise { quant: Some(_), .. }
+                    | Linear { quant: Some(_), .. }
             )
         };
         let pointwise =

@@ -165,8 +165,8 @@ impl Network {
                     _ => conv2d(tape, &x[0], &w, b.as_ref(), *params),
                 }
             }
-            NodeKind::Conv2dDepthwise { weight, bias: b, params } => {
-                let w = self.var(&self.params, tape, weight, how)?;
+            NodeKind::Conv2dDepthwise { weight, bias: b, params, quant } => {
+                let w = self.weight(tape, weight, *quant, false, how)?.0;
                 let b = bias(tape, b)?;
                 conv2d_depthwise(tape, &x[0], &w, b.as_ref(), *params)
             }

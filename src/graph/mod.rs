@@ -57,6 +57,7 @@ pub enum NodeKind {
         weight: String,
         bias: Option<String>,
         params: Conv2dParams,
+        quant: Option<WeightQuant>,
     },
     /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
     UpsampleConv2d {

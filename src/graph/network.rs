@@ -44,6 +44,7 @@ impl Graph {
             match &n.kind {
                 NodeKind::Conv2d { weight, quant: Some(q), .. }
                 | NodeKind::ConvBn { weight, quant: Some(q), .. }
+                | NodeKind::Conv2dDepthwise { weight, quant: Some(q), .. }
                 | NodeKind::Linear { weight, quant: Some(q), .. } => {
                     let channels = self.params.iter().find(|p| &p.name == weight).map_or(0, |p| p.shape[0]);
                     list.push(QuantizerInfo { name: weight.clone(), bits: q.bits, channels, weight: true, node });

@@ -118,7 +118,11 @@ fn large_kernel_attention(g: &mut Graph, x: NodeId, name: &str, c: usize) -> Nod
         let weight = g.param(format!("{name}.{part}.weight"), &[c, k, k, 1], Init::Uniform { bound });
         let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
         let params = Conv2dParams { dilation, ..Conv2dParams::new(1, (k / 2) * dilation) };
-        g.push(format!("{name}.{part}"), NodeKind::Conv2dDepthwise { weight, bias: Some(bias), params }, &[x])
+        g.push(
+            format!("{name}.{part}"),
+            NodeKind::Conv2dDepthwise { weight, bias: Some(bias), params, quant: None },
+            &[x],
+        )
     };
     let mut u = pointwise(g, x, "proj_1");
     u = g.push(format!("{name}.act"), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[u]);

@@ -180,6 +180,26 @@ pub fn branches() -> Model {
     m
 }
 
+/// 9x8 images: depthwise layers, one behind a ReLU6 and one strided with a bias, leaky ReLU.
+pub fn depthwise() -> Model {
+    let mut m = Model::new([3, 9, 8]);
+    m.conv_bn("x", "stem", [6, 3, 3], vec![ints("pads", &[1; 4])]);
+    m.graph.initializer.push(tensor("zero", &[1], &[0.0]));
+    m.graph.initializer.push(tensor("six", &[1], &[6.0]));
+    m.node("Clip", &["stem_bn", "zero", "six"], "stem_relu", vec![]);
+    m.conv_bn("stem_relu", "deep", [6, 1, 3], vec![int("group", 6), ints("pads", &[1; 4])]);
+    m.node("Relu", &["deep_bn"], "deep_relu", vec![]);
+    m.conv_bn("deep_relu", "wide", [10, 6, 1], vec![]);
+    m.node("LeakyRelu", &["wide_bn"], "wide_relu", vec![float("alpha", 0.1)]);
+    let (w, b) = (m.drawn("last.weight", &[10, 1, 3, 3], -0.5), m.drawn("last.bias", &[10], -0.5));
+    m.node("Conv", &["wide_relu", &w, &b], "last", vec![int("group", 10), ints("strides", &[2, 2])]);
+    m.node("Relu", &["last"], "last_relu", vec![]);
+    m.node("GlobalAveragePool", &["last_relu"], "mean", vec![]);
+    m.node("Flatten", &["mean"], "flat", vec![]);
+    m.gemm("flat", [10, 10]);
+    m
+}
+
 /// 5x7 images: the subsampling shortcut of CIFAR ResNets as PyTorch exports it, paddings computed from a list that begins with
 /// the last dimension, and a row whose shape is computed.
 pub fn computed() -> Model {

@@ -95,7 +95,7 @@ impl Export<'_> {
         };
         Ok(match &node.kind {
             Kind::Input => node.name.clone(),
-            Kind::Conv { .. } | Kind::Linear { .. } => self.layer(id, &inputs)?,
+            Kind::Conv { .. } | Kind::Depthwise { .. } | Kind::Linear { .. } => self.layer(id, &inputs)?,
             Kind::Quantize(q) => self.quantize(id, x, q, false)?,
             Kind::Norm(norm) => {
                 let (scale, shift) = affine(norm, None);
@@ -105,6 +105,9 @@ impl Export<'_> {
             Kind::Relu6 => {
                 let ends = [("low", 0.0), ("high", 6.0)].map(|(end, v)| self.writer.floats(name(end), &[], &[v]));
                 self.writer.node("Clip", &[&x, &ends[0], &ends[1]], name(""), &[])
+            }
+            Kind::LeakyRelu { slope } => {
+                self.writer.node("LeakyRelu", &[&x], name(""), &[("alpha", Attribute::Float(*slope))])
             }
             Kind::Add => self.writer.node("Add", &[&x, &inputs[1]], name(""), &[]),
             Kind::Concat => {
@@ -179,10 +182,14 @@ impl Export<'_> {
         let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));
         let operands: Vec<&str> = [&inputs[0], &weight].into_iter().chain(&bias).map(|s| &s[..]).collect();
         let (op, attributes) = match &node.kind {
-            Kind::Conv { stride, pad, dilation, .. } => {
+            Kind::Conv { stride, pad, dilation, .. } | Kind::Depthwise { stride, pad, dilation, .. } => {
                 let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
                 let pads = Attribute::Ints(vec![*pad as i64; 4]);
-                ("Conv", vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))])
+                let mut all = vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))];
+                if let Kind::Depthwise { .. } = node.kind {
+                    all.push(("group", Attribute::Int(k as i64)));
+                }
+                ("Conv", all)
             }
             _ => ("Gemm", vec![("transB", Attribute::Int(1))]),
         };
@@ -210,6 +217,10 @@ impl Export<'_> {
     fn round_as_the_engine(&self, id: usize, layer: &Layer, scale: &[f32], stored: &mut Stored, shift: &mut [f32]) {
         let input = self.values[self.network.nodes[id].inputs[0]].codes;
         let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return };
+        // The engine's sums of depthwise layers are f32.
+        if let Kind::Depthwise { .. } = self.network.nodes[id].kind {
+            return;
+        }
         let x_finer = self.finer(&x);
         let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
         let channels: Vec<Channel> = (0..scale.len())

@@ -21,6 +21,7 @@ pub(super) struct Writer {
 /// An attribute's value.
 pub(super) enum Attribute {
     Int(i64),
+    Float(f32),
     Ints(Vec<i64>),
 }
 
@@ -29,6 +30,7 @@ impl Writer {
     pub fn node(&mut self, op: &str, inputs: &[&str], output: String, attributes: &[(&str, Attribute)]) -> String {
         let attribute = attributes.iter().map(|(name, value)| match value {
             Attribute::Int(i) => AttributeProto { name: name.to_string(), i: *i, r#type: 2, ..Default::default() },
+            Attribute::Float(f) => AttributeProto { name: name.to_string(), f: *f, r#type: 1, ..Default::default() },
             Attribute::Ints(v) => {
                 AttributeProto { name: name.to_string(), ints: v.clone(), r#type: 7, ..Default::default() }
             }

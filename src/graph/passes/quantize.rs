@@ -44,7 +44,8 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
     }
     let weighted: Vec<NodeId> = (0..graph.nodes.len())
         .filter(|&i| {
-            matches!(graph.nodes[i].kind, NodeKind::Conv2d { .. } | NodeKind::ConvBn { .. } | NodeKind::Linear { .. })
+            use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
+            matches!(graph.nodes[i].kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
         })
         .collect();
     let (Some(&first), Some(&last)) = (weighted.first(), weighted.last()) else {
@@ -54,8 +55,10 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
         let mut kind = node.kind.clone();
-        if let NodeKind::Conv2d { quant, .. } | NodeKind::ConvBn { quant, .. } | NodeKind::Linear { quant, .. } =
-            &mut kind
+        if let NodeKind::Conv2d { quant, .. }
+        | NodeKind::ConvBn { quant, .. }
+        | NodeKind::Conv2dDepthwise { quant, .. }
+        | NodeKind::Linear { quant, .. } = &mut kind
         {
             let own = if id == first {
                 spec.first_bits

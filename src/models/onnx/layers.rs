@@ -39,7 +39,7 @@ impl Build<'_> {
         let weight = self.param(&node.input[1], &[k, r, s, per_group], weight)?;
         let bias = bias.map(|b| self.param(&node.input[2], &[k], b)).transpose()?;
         let kind = if depthwise {
-            NodeKind::Conv2dDepthwise { weight, bias, params }
+            NodeKind::Conv2dDepthwise { weight, bias, params, quant: None }
         } else {
             NodeKind::Conv2d { weight, bias, params, quant: None }
         };
