@@ -1,6 +1,7 @@
 //! The command line: parse, run, report. No arithmetic.
 
 mod bench;
+mod deployed;
 mod eval;
 mod export;
 mod inspect;

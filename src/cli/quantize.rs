@@ -1,11 +1,9 @@
 //! `ghostbit quantize`: the main job.
 
-use super::export::file_bytes;
+use super::deployed;
 use super::network::{NetworkArgs, QUANT_KEY, test_sets};
 use crate::data::Normalization;
-use crate::deploy::lower;
 use crate::device::Device;
-use crate::graph::Network;
 use crate::methods::{Losses, Recipe};
 use crate::report::curves::{Series, curves};
 use crate::report::png::save_grid;
@@ -125,54 +123,24 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let synthetic = run.diagnose()?;
     let mut document = document(&summary, &sets, &config, start.elapsed().as_secs_f64(), device, why);
     document["synthetic"] = synthetic.iter().map(|(name, d)| (name.to_string(), json!(d))).collect();
-    let selected = run.into_selected()?;
+    let mut selected = run.into_selected()?;
     let mut file = selected.to_checkpoint()?;
     let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
     file.metadata.insert(QUANT_KEY.into(), spec);
     file.save(folder.join("quantized.safetensors"))?;
-    document["files"] = write_integer(&selected, &folder)?;
+    document["files"] = deployed::write(&mut selected, &folder)?;
     write_json(folder.join("summary.json"), &document)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&document).expect("plain data"));
     } else {
         print_table(&summary, &sets);
         print_synthetic(&synthetic);
-        print_sizes(&document["files"]);
+        deployed::print(&document["files"]);
         let (seconds, rss) = (start.elapsed().as_secs_f64(), super::peak_rss_mib());
         println!("{seconds:.0} s, peak memory {rss:.0} MiB, device {} ({why})", device.name());
         println!("run folder {}", folder.display());
     }
     Ok(())
-}
-
-/// Writes the integer network beside the student, and says how large both are. What cannot be lowered (a range that is a
-/// point) is no reason to lose the run.
-fn write_integer(selected: &Network, folder: &Path) -> Result<serde_json::Value> {
-    let student = file_bytes(&folder.join("quantized.safetensors"))?;
-    let integer = match lower(selected, Normalization::CIFAR) {
-        Ok(network) => network,
-        Err(e) => {
-            eprintln!("integer.safetensors is not written: {e}");
-            return Ok(json!({"quantized.safetensors": student}));
-        }
-    };
-    let path = folder.join("integer.safetensors");
-    integer.save(&path)?;
-    let (float, packed) = integer.weight_bytes();
-    Ok(json!({"quantized.safetensors": student, "integer.safetensors": file_bytes(&path)?,
-        "weight_bytes": {"float": float, "packed": packed}}))
-}
-
-fn print_sizes(files: &serde_json::Value) {
-    let of = |key: &str| files[key].as_u64().unwrap_or(0);
-    let weights = &files["weight_bytes"];
-    if let (Some(float), Some(packed)) = (weights["float"].as_u64(), weights["packed"].as_u64()) {
-        println!(
-            "student {} bytes, integer network {} bytes (weights {float} in f32, {packed} packed)",
-            of("quantized.safetensors"),
-            of("integer.safetensors")
-        );
-    }
 }
 
 fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {

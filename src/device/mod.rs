@@ -77,6 +77,10 @@ impl Device {
         Ok(Self::Gpu(Arc::new(Gpu::open(load_emulator()?)?)))
     }
 
+    /// Whether this is the emulated device: its times say nothing.
+    pub fn is_emulated(&self) -> bool {
+        !self.is_cpu() && driver::emulated().is_some()
+    }
     /// [`Device::emulator`] with guard bands around every buffer and NaN in fresh memory; [`Device::synchronize`] reports
     /// writes that missed their buffer. On the checking library only the memory is NaN: it knows the bounds itself.
     pub fn emulator_guarded() -> Result<Self> {
