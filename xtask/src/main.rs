@@ -2,6 +2,7 @@
 
 mod bundle;
 mod ptxas;
+mod sass;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +12,8 @@ cargo xtask <command>
 
   ptxas-report          registers, shared memory, stack and spills of every kernel, from the last build with nvcc;
                         fails on local memory that kernels/local_memory.allow does not explain
+  sass-facts            what each kernel's machine code for sm_90a holds (tensor-core products, 16-byte loads, warps that fit),
+                        from the same build; fails where kernels/sass.plan is not met. Needs cuobjdump (CUDA_HOME)
   gpu-bundle [FILE]     tests, benches and CLI built for a GPU, in a .tar.gz with a run.sh that needs no Rust
                         (default: target/ghostbit-gpu.tar.gz)
 ";
@@ -19,6 +22,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ptxas-report"] => ptxas::report(),
+        ["sass-facts"] => sass::facts(),
         ["gpu-bundle"] => bundle::make(&target_dir().join("ghostbit-gpu.tar.gz")),
         ["gpu-bundle", file] => bundle::make(Path::new(file)),
         _ => Err(USAGE.into()),

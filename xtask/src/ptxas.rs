@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 #[derive(Default, Debug, PartialEq)]
-struct Usage {
-    registers: u64,
-    shared: u64,
-    stack: u64,
-    spill_stores: u64,
-    spill_loads: u64,
+pub struct Usage {
+    pub registers: u64,
+    pub shared: u64,
+    pub stack: u64,
+    pub spill_stores: u64,
+    pub spill_loads: u64,
 }
 
 impl Usage {
@@ -21,16 +21,10 @@ impl Usage {
 }
 
 /// (kernel, architecture) -> usage
-type Report = BTreeMap<(String, String), Usage>;
+pub type Report = BTreeMap<(String, String), Usage>;
 
 pub fn report() -> Result<(), String> {
-    let logs = newest_logs()?;
-    let mut report = Report::new();
-    let entries = fs::read_dir(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
-    for entry in entries {
-        let path = entry.map_err(|e| e.to_string())?.path();
-        parse(&fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?, &mut report);
-    }
+    let report = read(&newest_logs()?)?;
     let allow = crate::root().join("kernels/local_memory.allow");
     let allowed = allowances(&fs::read_to_string(allow).unwrap_or_default())?;
 
@@ -64,8 +58,19 @@ pub fn report() -> Result<(), String> {
     Err(format!("local memory without a reason in kernels/local_memory.allow: {}", bad.join(", ")))
 }
 
+/// All logs of a folder.
+pub fn read(logs: &Path) -> Result<Report, String> {
+    let mut report = Report::new();
+    let entries = fs::read_dir(logs).map_err(|e| format!("{}: {e}", logs.display()))?;
+    for entry in entries {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        parse(&fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?, &mut report);
+    }
+    Ok(report)
+}
+
 /// The build script keeps its output in `<target>/<profile>/build/ghostbit-<hash>/out`.
-fn newest_logs() -> Result<PathBuf, String> {
+pub fn newest_logs() -> Result<PathBuf, String> {
     let mut newest: Option<(SystemTime, PathBuf)> = None;
     for profile in ["release", "debug"] {
         let Ok(builds) = fs::read_dir(crate::target_dir().join(profile).join("build")) else { continue };
