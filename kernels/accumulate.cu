@@ -1,8 +1,7 @@
 // y += x: where two gradients of one value meet (src/autograd/accumulate.rs).
-// One thread per element; traffic 3 * 4 bytes per element.
-#include "include/device.cuh"
+// Four elements per thread; traffic 3 * 4 bytes per element.
+#include "include/quads.cuh"
 
-KERNEL accumulate_f32(float* __restrict__ y, const float* __restrict__ x, int n) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] += x[i];
+KERNEL accumulate_f32(float* y, const float* __restrict__ x, int n) {
+    quads_map(y, x, y, n, [](float sum, float v) { return sum + v; });
 }

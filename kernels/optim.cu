@@ -1,9 +1,9 @@
 // Optimizer steps over flat buffers (src/optim/sgd.rs, adam.rs).
 //
-// mapping   one thread per parameter; adam_tick one thread
+// mapping   four parameters per thread; adam_tick one thread
 // traffic   SGD 20 bytes per parameter, Adam 28
 // order     no reductions
-#include "include/device.cuh"
+#include "include/quads.cuh"
 
 struct SgdSettings {
     float lr, momentum, weight_decay;
@@ -13,14 +13,12 @@ struct SgdSettings {
 // `rate`, if not null, is what the rate of the settings is multiplied by: so it may change under a recorded launch.
 KERNEL optim_sgd_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ buffer,
                      const float* __restrict__ rate, SgdSettings s) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= s.n) return;
     float lr = rate ? __fmul_rn(*rate, s.lr) : s.lr;
-    float p = params[i];
-    float g = grads[i] + s.weight_decay * p;
-    float m = s.momentum * buffer[i] + g;
-    buffer[i] = m;
-    params[i] = p - lr * (s.nesterov ? g + s.momentum * m : m);
+    quads_update(params, grads, buffer, s.n, [=](float& p, float grad, float& m) {
+        float g = grad + s.weight_decay * p;
+        m = s.momentum * m + g;
+        p -= lr * (s.nesterov ? g + s.momentum * m : m);
+    });
 }
 
 // What the step above would subtract.
@@ -50,14 +48,12 @@ KERNEL optim_adam_tick_f32(int* __restrict__ step, float* __restrict__ correctio
 KERNEL optim_adam_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ ms,
                       float* __restrict__ vs, const float* __restrict__ corrections, const float* __restrict__ rate,
                       AdamSettings s) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= s.n) return;
     float lr = rate ? __fmul_rn(*rate, s.lr) : s.lr;
-    float p = params[i];
-    float g = grads[i] + s.weight_decay * p;
-    float m = ms[i] + (float)(1.0 - s.beta1) * (g - ms[i]);
-    float v = (float)s.beta2 * vs[i] + (float)(1.0 - s.beta2) * g * g;
-    ms[i] = m;
-    vs[i] = v;
-    params[i] = p - lr * corrections[0] * m / (sqrtf(v) * corrections[1] + s.epsilon);
+    float first = corrections[0], second = corrections[1];
+    quads_update(params, grads, ms, vs, s.n, [=](float& p, float grad, float& m, float& v) {
+        float g = grad + s.weight_decay * p;
+        m += (float)(1.0 - s.beta1) * (g - m);
+        v = (float)s.beta2 * v + (float)(1.0 - s.beta2) * g * g;
+        p -= lr * first * m / (sqrtf(v) * second + s.epsilon);
+    });
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 pub fn accumulate(y: &mut Tensor, x: &Tensor) -> Result<()> {
     crate::ensure_op!(y.len() == x.len(), "accumulate", "gradients of shape {} and {} meet", y.shape(), x.shape());
     if let Some(gpu) = x.gpu() {
-        return Launch::over("accumulate_f32", x.len(), 256)
+        return Launch::over_quads("accumulate_f32", x.len(), 256)
             .ptr(y.address())
             .ptr(x.address())
             .val(x.len() as i32)

@@ -31,6 +31,10 @@ impl Launch {
     pub fn over(kernel: &'static str, n: usize, block: u32) -> Self {
         Self::new(kernel).grid([(n.div_ceil(block as usize)).max(1) as u32, 1, 1]).block([block, 1, 1])
     }
+    /// [`Self::over`] for kernels of which a thread takes four neighbours (`kernels/include/quads.cuh`).
+    pub fn over_quads(kernel: &'static str, n: usize, block: u32) -> Self {
+        Self::over(kernel, n.div_ceil(4), block)
+    }
     pub fn grid(mut self, grid: [u32; 3]) -> Self {
         self.grid = grid;
         self

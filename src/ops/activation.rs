@@ -126,7 +126,7 @@ fn each<T: Real>(out: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy +
 
 fn gpu(kernel: &'static str, a: &Tensor, b: &Tensor, out: &mut Tensor, kind: Activation) -> Result<()> {
     let (code, slope) = kind.code();
-    Launch::over(kernel, a.len(), 256)
+    Launch::over_quads(kernel, a.len(), 256)
         .ptr(a.address())
         .ptr(b.address())
         .ptr(out.address())

@@ -106,7 +106,7 @@ impl Op for SubOp {
         if cx.needs(1) {
             let mut db = Tensor::empty_like(&dy, dy.shape())?;
             if let Some(gpu) = dy.gpu() {
-                Launch::over("elementwise_negate_f32", dy.len(), 256)
+                Launch::over_quads("elementwise_negate_f32", dy.len(), 256)
                     .ptr(dy.address())
                     .ptr(db.address())
                     .val(dy.len() as i32)
@@ -192,7 +192,7 @@ fn binary(kernel: &'static str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     );
     let mut y = Tensor::empty_like(a, a.shape())?;
     if let Some(gpu) = a.gpu() {
-        Launch::over(kernel, a.len(), 256)
+        Launch::over_quads(kernel, a.len(), 256)
             .ptr(a.address())
             .ptr(b.address())
             .ptr(y.address())

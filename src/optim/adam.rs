@@ -81,7 +81,7 @@ impl Adam {
                 .ptr(self.corrections.address())
                 .val(s)
                 .run(gpu)?;
-            return Launch::over("optim_adam_f32", params.len(), 256)
+            return Launch::over_quads("optim_adam_f32", params.len(), 256)
                 .ptr(params.address())
                 .ptr(grads.address())
                 .ptr(self.m.address())

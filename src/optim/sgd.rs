@@ -94,7 +94,7 @@ impl Sgd {
         if let Some(gpu) = params.gpu() {
             let (lr, stored) = rate.on_device(factor);
             let s = Settings { lr, ..s };
-            return Launch::over("optim_sgd_f32", length, 256)
+            return Launch::over_quads("optim_sgd_f32", length, 256)
                 .ptr(params.address())
                 .ptr(grads.address())
                 .ptr(buffer.address())

@@ -214,7 +214,9 @@ mod tests {
 
     #[test]
     fn patterns_and_plans() {
-        assert!(matches("conv2d_*_tf32_*", "conv2d_fprop_tf32_n64") && !matches("conv2d_*_tf32", "conv2d_fprop_tf32_n64"));
+        assert!(
+            matches("conv2d_*_tf32_*", "conv2d_fprop_tf32_n64") && !matches("conv2d_*_tf32", "conv2d_fprop_tf32_n64")
+        );
         assert!(matches("add", "add") && !matches("add", "adds"));
         let plan = parse_plan("# all\nconv* HMMA !LDG.64 warps>=16 # why\n").unwrap();
         assert_eq!(plan[0].wanted, [Fact::Has("HMMA"), Fact::Without("LDG.64"), Fact::Warps(16)]);
