@@ -15,6 +15,7 @@ DEV void quads_map(const float* a, float* y, int n, F f) {
         store_float4(y + i, make_float4(f(u.x), f(u.y), f(u.z), f(u.w)));
         return;
     }
+#pragma unroll 1
     for (int end = i + 4 < n ? i + 4 : n; i < end; i++) y[i] = f(a[i]);
 }
 
@@ -27,6 +28,7 @@ DEV void quads_map(const float* a, const float* b, float* y, int n, F f) {
         store_float4(y + i, make_float4(f(u.x, v.x), f(u.y, v.y), f(u.z, v.z), f(u.w, v.w)));
         return;
     }
+#pragma unroll 1
     for (int end = i + 4 < n ? i + 4 : n; i < end; i++) y[i] = f(a[i], b[i]);
 }
 
@@ -40,6 +42,7 @@ DEV void quads_update(float* p, const float* g, float* m, int n, F f) {
         store_float4(p + i, u), store_float4(m + i, w);
         return;
     }
+#pragma unroll 1
     for (int end = i + 4 < n ? i + 4 : n; i < end; i++) f(p[i], g[i], m[i]);
 }
 
@@ -53,5 +56,6 @@ DEV void quads_update(float* p, const float* g, float* m, float* v, int n, F f) 
         store_float4(p + i, a), store_float4(m + i, c), store_float4(v + i, d);
         return;
     }
+#pragma unroll 1
     for (int end = i + 4 < n ? i + 4 : n; i < end; i++) f(p[i], g[i], m[i], v[i]);
 }
