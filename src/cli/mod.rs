@@ -65,10 +65,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if cli.threads > 0 {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global();
-        pool.map_err(|e| crate::Error::config("--threads", e.to_string()))?;
-    }
+    // This thread is one of them: from outside of the pool every parallel loop, hundreds in a step, would put it to sleep
+    // and wake another. (0 threads: as many as there are cores.)
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads).use_current_thread().build_global();
+    pool.map_err(|e| crate::Error::config("--threads", e.to_string()))?;
     let (device, why) = crate::device::Device::open(&cli.device)?;
     match cli.command {
         Command::Quantize(a) => quantize::run(a, &device, &why),

@@ -4,7 +4,7 @@
 //! no bounds; weights are packed once per call into blocks of output channels. Both gradients reduce to the same two
 //! kernels: the input gradient is, for each residue of the coordinates modulo the stride, a convolution of `dy` with
 //! every stride-th tap in reverse order; and upsampling by 2 with a 3x3 filter is the transpose of a 4x4 convolution
-//! with stride 2 and padding 1, whose taps are sums of the 3x3 taps (`spread`).
+//! with stride 2 and padding 1, whose taps are sums of the 3x3 taps ([`Spread`]).
 //!
 //! The order of every sum depends on the shapes alone: results do not depend on the number of threads.
 
@@ -321,20 +321,49 @@ fn shrinking(g: &Geometry) -> Geometry {
     Geometry { h: 2 * g.h, w: 2 * g.w, c: g.k, k: g.c, r: 4, s: 4, p: g.h, q: g.w, stride: 2, pad: 1, ..*g }
 }
 
-fn spread<'a>(w: &'a [f32], g: &Geometry) -> impl Fn(usize, usize, usize, usize) -> f32 + Sync + use<'a> {
-    let channels = g.c;
-    move |c, r, s, k| {
-        let tap = |i: usize, j: usize| w[((k * 3 + i) * 3 + j) * channels + c];
-        SPREAD[r].iter().map(|&i| SPREAD[s].iter().map(|&j| tap(i, j)).sum::<f32>()).sum()
+/// Taps of the 4x4 filter, `[k][4][4][c]`.
+struct Spread {
+    taps: Vec<f32>,
+    channels: usize,
+    /// Floats from one output channel to the next: not a power of two, which would put all of them into one cache set.
+    pitch: usize,
+}
+
+impl Spread {
+    fn of(w: &[f32], g: &Geometry) -> Self {
+        let channels = g.c;
+        let pitch = 16 * channels + 16;
+        let mut taps = vec![0f32; g.k * pitch];
+        taps.par_chunks_exact_mut(pitch).zip(w.par_chunks_exact(9 * channels)).for_each(|(to, w)| {
+            for (t, to) in to.chunks_exact_mut(channels).take(16).enumerate() {
+                // Sums of a row of taps first, as the terms of the definition stand.
+                for &i in SPREAD[t / 4] {
+                    match *SPREAD[t % 4] {
+                        [j] => to.iter_mut().zip(&w[(i * 3 + j) * channels..]).for_each(|(to, v)| *to += *v),
+                        [j, l] => {
+                            let pairs = w[(i * 3 + j) * channels..].iter().zip(&w[(i * 3 + l) * channels..]);
+                            to.iter_mut().zip(pairs).for_each(|(to, (v, u))| *to += *v + *u);
+                        }
+                        _ => unreachable!("one or two taps fall on a tap"),
+                    }
+                }
+            }
+        });
+        Self { taps, channels, pitch }
+    }
+
+    /// Tap `(r, s)` between the small image's channel `c` and the large one's `k`.
+    fn at(&self) -> impl Fn(usize, usize, usize, usize) -> f32 + Sync + use<'_> {
+        move |c, r, s, k| self.taps[k * self.pitch + (r * 4 + s) * self.channels + c]
     }
 }
 
 pub(super) fn upsample_fprop(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32], g: &Geometry) {
-    transpose(Isa::widest(), x, spread(w, g), bias, y, GradMode::Overwrite, &shrinking(g));
+    transpose(Isa::widest(), x, Spread::of(w, g).at(), bias, y, GradMode::Overwrite, &shrinking(g));
 }
 
 pub(super) fn upsample_dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMode, g: &Geometry) {
-    correlate(Isa::widest(), dy, spread(w, g), None, dx, mode, &shrinking(g));
+    correlate(Isa::widest(), dy, Spread::of(w, g).at(), None, dx, mode, &shrinking(g));
 }
 
 pub(super) fn upsample_wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {

@@ -34,11 +34,15 @@ impl<'a, T: Real> Matrix<'a, T> {
         if !self.transposed {
             return Cow::Borrowed(self.values);
         }
+        // Squares of cache lines: whole lines are read and written, and few of them lie a power of two apart.
+        const SIDE: usize = 16;
         let mut out = vec![T::of(0.0); rows * cols];
-        out.par_chunks_mut(ROWS * cols).enumerate().for_each(|(block, out)| {
-            for (j, source) in self.values.chunks_exact(self.width).enumerate() {
-                for (row, v) in out.chunks_exact_mut(cols).zip(&source[block * ROWS..]) {
-                    row[j] = *v;
+        out.par_chunks_mut(SIDE * cols).enumerate().for_each(|(block, out)| {
+            for first in (0..cols).step_by(SIDE) {
+                let end = cols.min(first + SIDE);
+                for (i, row) in out.chunks_exact_mut(cols).enumerate() {
+                    let column = &self.values[first * self.width + block * SIDE + i..];
+                    row[first..end].iter_mut().zip(column.iter().step_by(self.width)).for_each(|(to, v)| *to = *v);
                 }
             }
         });
