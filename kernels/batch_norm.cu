@@ -3,10 +3,8 @@
 // mapping   element by element: one thread each; sums: include/row_stages.cuh
 // traffic   fwd 8 bytes per element; bwd sums 8, dx 12 (train) or 8 (eval)
 // order     fixed (row_stages.cuh)
-#include "include/device.cuh"
+#include "include/normal.cuh"
 #include "include/row_stages.cuh"
-
-DEV float inverse_deviation(float var, float eps) { return 1.0f / sqrtf(var + eps); }
 
 // gamma and beta may be null: 1 and 0.
 KERNEL batch_norm_fwd_f32(const float* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ var,
@@ -15,10 +13,8 @@ KERNEL batch_norm_fwd_f32(const float* __restrict__ x, const float* __restrict__
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     int channel = i % c;
-    float scale = inverse_deviation(var[channel], eps);
-    if (gamma) scale *= gamma[channel];
-    float shift = beta ? beta[channel] : 0.0f;
-    y[i] = (x[i] - mean[channel]) * scale + shift;
+    float scale = norm_scale(var[channel], gamma ? gamma + channel : nullptr, eps);
+    y[i] = normalized(x[i], mean[channel], scale, beta ? beta[channel] : 0.0f);
 }
 
 KERNEL batch_norm_running_f32(const float* __restrict__ mean, const float* __restrict__ var,

@@ -3,7 +3,7 @@
 // layout    x [rows, length], lo and hi [rows]
 // mapping   grid (pieces of a row, rows), 256 threads; four elements per thread with 16-byte accesses where the row
 //           length and the addresses allow; learned backward: 4096 elements per block
-// traffic   fwd 8 bytes per element (+1 for the mask, +1 for the codes); codes 5; clipped bwd 9; learned bwd 12
+// traffic   fwd 8 bytes per element (+1 for the mask, +1 for the codes); codes 5; values 5; clipped bwd 9; learned bwd 12
 // order     sums for lo and hi: thread stride, butterfly, warp order, then pieces by one block per row
 #include "include/quant.cuh"
 #include "include/reduce.cuh"
@@ -11,6 +11,7 @@
 struct FakeQuantParams {
     int rows, length, bits, vector;
     float factor;
+    int relu;
 };
 
 DEV float fake_quant(Affine a, float x, unsigned char* inside, signed char* byte) {
@@ -70,6 +71,12 @@ KERNEL fake_quant_codes_f32(const float* __restrict__ x, const float* __restrict
     }
 }
 
+KERNEL fake_quant_values_f32(const signed char* __restrict__ codes, const float* __restrict__ lo,
+                             const float* __restrict__ hi, float* __restrict__ y, int n, int bits) {
+    int i = blockIdx.x * 256 + threadIdx.x;
+    if (i < n) y[i] = affine_value(affine_of(lo[0], hi[0], bits), (float)codes[i]);
+}
+
 KERNEL fake_quant_clipped_bwd_f32(const float* __restrict__ dy, const unsigned char* __restrict__ mask,
                                   float* __restrict__ dx, int n) {
     int i = blockIdx.x * 256 + threadIdx.x;
@@ -93,7 +100,7 @@ KERNEL fake_quant_learned_bwd_f32(const float* __restrict__ x, const float* __re
             float up = (affine_value(a, affine_clamp(a, level)) - (inside ? v : low)) * r;
             to_hi += up * g;
             to_lo += (inside ? -up : 1.0f - up) * g;
-            if (dx != nullptr) dx[at] = inside ? g : 0.0f;
+            if (dx != nullptr) dx[at] = inside && (!p.relu || v > 0.0f) ? g : 0.0f;
         }
         to_lo = block_sum<256>(to_lo);
         to_hi = block_sum<256>(to_hi);

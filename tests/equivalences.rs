@@ -268,6 +268,59 @@ fn tuned_students_equal_untuned_ones_bit_for_bit() {
     }
 }
 
+/// A student whose layers are computed with what follows them as one, and the same student part by part: equal logits, bit for
+/// bit, equal gradients to rounding, and most of what is kept for backward gone. A tapped node is what it was.
+#[test]
+fn students_in_blocks_equal_students_in_parts() {
+    let float = tune_bn(&cifar_resnet(1, 10));
+    let graph = quantize(&float, QuantizeSpec { first_bits: Some(8), ..QuantizeSpec::new(4, 4) }).unwrap();
+    let bodies = graph.residual_bodies();
+    for device in [Some(Device::cpu()), Device::emulator().ok()].into_iter().flatten() {
+        let n = if device.is_cpu() { 8 } else { 1 };
+        let image = ramp(&device, DType::F32, &[n, 32, 32, 3], 1);
+        for (ste, tapped) in [(Ste::Identity, false), (Ste::Clipped, true), (Ste::Lsq, false)] {
+            let run = |blocks: bool| {
+                let mut student = Network::new(&device, graph.clone(), 3).unwrap();
+                student.weight_ranges_min_max().unwrap();
+                let track = Forward { ranges: RangeMode::TrackMinMax(EmaForm::Textbook), ..Forward::eval() };
+                let x = Var::constant(image.clone());
+                let observe = &mut Tape::inference(&device);
+                student.forward(observe, std::slice::from_ref(&x), track, &Taps::default()).unwrap();
+                // Half of the ranges, so that something is clamped.
+                student.scale_activation_ranges(0.5).unwrap();
+                (student.params.train().unwrap(), student.ranges.train().unwrap());
+                let how = Forward { ste, blocks, ..Forward::eval() };
+                let taps = Taps { nodes: if tapped { bodies.clone() } else { Vec::new() }, ..Taps::default() };
+                let before = device.memory().live;
+                let mut tape = Tape::new(&device);
+                let out = student.forward(&mut tape, std::slice::from_ref(&x), how, &taps).unwrap();
+                let kept = device.memory().live - before;
+                let ops = tape.describe();
+                let tap: Vec<Vec<f32>> = out.taps.iter().map(|t| t.value.to_vec().unwrap()).collect();
+                let dy = ramp(&device, DType::F32, &out.output.shape(), 6);
+                let logits = out.output.value.to_vec::<f32>().unwrap();
+                tape.backward_from(&[(&out.output, dy)]).unwrap();
+                let of = |t: &Tensor| t.to_f64().unwrap();
+                let (params, ranges) = (student.params.flat().unwrap().1, student.ranges.flat().unwrap().1);
+                (logits, tap, vec![of(params), of(ranges)], kept, ops)
+            };
+            let (logits, tap, gradients, kept, ops) = run(true);
+            let (twin, tap_twin, gradients_twin, kept_twin, ops_twin) = run(false);
+            assert!(logits == twin && tap == tap_twin, "{device:?} {ste:?}");
+            compare(&format!("{device:?} {ste:?}"), &gradients_twin, &gradients, 2e-5);
+            assert!(gradients[0].iter().any(|v| v.abs() > 1e-6));
+            let count = |ops: &str| ops.lines().filter(|l| l.starts_with("conv_block")).count();
+            // Three tapped bodies end their layers early.
+            assert_eq!((count(&ops), count(&ops_twin)), (if tapped { 4 } else { 7 }, 0), "{ops}");
+            println!("{device:?} {ste:?}: {} KiB kept, {} in parts", kept >> 10, kept_twin >> 10);
+            // The one image on the emulator weighs less than what stays of the weights.
+            if ste == Ste::Identity && device.is_cpu() {
+                assert!(kept * 4 < kept_twin, "{kept} {kept_twin}");
+            }
+        }
+    }
+}
+
 /// The precision that a graph asks for reaches a GPU's kernels, and does nothing on a CPU.
 #[test]
 fn the_precision_of_products_reaches_the_kernels() {

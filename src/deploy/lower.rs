@@ -3,7 +3,8 @@
 use super::network::{IntegerNetwork, Kind, Layer, Node, Norm, Quantizer, Then, Weight};
 use crate::data::Normalization;
 use crate::device::Device;
-use crate::graph::{Graph, InputKind, Network, NodeId, NodeKind};
+use crate::graph::passes::Chains;
+use crate::graph::{InputKind, Network, NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::Stored;
 use crate::ops::conv2d_int::MAX_ZERO;
@@ -25,7 +26,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
     let [InputKind::Real(input)] = &graph.inputs[..] else {
         return Err(fail("does not take one image".into()));
     };
-    let plan = Fusion::of(graph);
+    let plan = Chains::of(graph);
     let mut nodes: Vec<Node> = Vec::new();
     // Where each graph node's value is.
     let mut at: Vec<usize> = vec![usize::MAX; graph.nodes.len()];
@@ -41,7 +42,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
             | NodeKind::Linear { .. } => {
                 let mut layer = layer(network, head)?;
                 let mut last = head;
-                for &next in &plan.chain[head] {
+                for &next in plan.behind(head) {
                     absorb(network, next, &mut layer.then)?;
                     if graph.nodes[next].kind == NodeKind::Add {
                         let other = graph.nodes[next].inputs.iter().find(|&&i| i != last);
@@ -95,60 +96,6 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
         IntegerNetwork { name: graph.name.clone(), classes: graph.classes, input: input.clone(), normalization, nodes };
     out.values()?;
     Ok(out)
-}
-
-/// Which nodes a layer takes up.
-struct Fusion {
-    /// By layer: the nodes behind it that become part of it, in order.
-    chain: Vec<Vec<NodeId>>,
-    /// By node: the layer whose chain ends there; itself if it is in none, `None` inside of one.
-    ends: Vec<Option<NodeId>>,
-}
-
-impl Fusion {
-    fn of(graph: &Graph) -> Self {
-        let mut readers: Vec<Vec<NodeId>> = vec![Vec::new(); graph.nodes.len()];
-        for (id, node) in graph.nodes.iter().enumerate() {
-            node.inputs.iter().for_each(|&i| readers[i].push(id));
-        }
-        let mut chain = vec![Vec::new(); graph.nodes.len()];
-        let mut ends: Vec<Option<NodeId>> = (0..graph.nodes.len()).map(Some).collect();
-        let mut taken = vec![false; graph.nodes.len()];
-        for (head, node) in graph.nodes.iter().enumerate() {
-            let fused = matches!(node.kind, NodeKind::ConvBn { .. });
-            let layer = |k: &NodeKind| {
-                matches!(k, NodeKind::Conv2d { .. } | NodeKind::Conv2dDepthwise { .. } | NodeKind::Linear { .. })
-            };
-            if !fused && !layer(&node.kind) {
-                continue;
-            }
-            // The order of `Then`: a step may be left out, none repeated.
-            let (mut last, mut stage) = (head, if fused { 1 } else { 0 });
-            while let [next] = readers[last][..] {
-                let step = match graph.nodes[next].kind {
-                    NodeKind::BatchNorm { .. } => 1,
-                    NodeKind::Add => 2,
-                    NodeKind::Activation(Activation::Relu) => 3,
-                    NodeKind::FakeQuant { .. } => 4,
-                    _ => break,
-                };
-                if step <= stage || taken[next] {
-                    break;
-                }
-                taken[next] = true;
-                chain[head].push(next);
-                ends[last] = None;
-                (last, stage) = (next, step);
-            }
-            ends[last] = Some(head);
-        }
-        Self { chain, ends }
-    }
-
-    /// The node that is computed when the walk comes to `id`.
-    fn head_of_end(&self, id: NodeId) -> Option<NodeId> {
-        self.ends[id]
-    }
 }
 
 fn host(t: &Tensor) -> Result<Tensor> {

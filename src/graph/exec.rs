@@ -1,7 +1,7 @@
 //! The one executor: runs any graph on a tape and hands out taps.
 //!
 //! A quantized layer whose input comes from a quantizer convolves the codes, in integers (`ops::conv2d_int`); its gradients
-//! are those of the values. Stand-ins for weights, dropped quantization and shifted inputs keep the float convolution.
+//! are those of the values. Where it can, it takes up what follows it (`fused`). Stand-ins for weights, dropped quantization and shifted inputs keep the float convolution.
 
 use super::forward::{BnStatistics, Forward, Mode, Outputs, Taps};
 use super::{Network, NodeId, NodeKind};
@@ -13,9 +13,10 @@ use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
 use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
-use crate::ops::fake_quant::Codes;
+use crate::ops::fake_quant::{Codes, dequantize};
 use crate::ops::tune_stats::tune_stats;
 use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
+use crate::tensor::DType;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -80,11 +81,15 @@ impl Network {
         stats: bool,
     ) -> Result<(Vec<Var>, Vec<BnStatistics>)> {
         let graph = self.graph.clone();
+        let missing: Vec<bool> = needed.iter().zip(&values).map(|(n, v)| *n && v.is_none()).collect();
+        let blocks = self.blocks(&missing, wanted, how, stats);
         // A value is dropped after its last use, so that activations nobody saved do not pile up.
         let mut last_use = vec![0; graph.nodes.len()];
-        for (id, node) in graph.nodes.iter().enumerate().filter(|(id, _)| needed[*id]) {
-            for &i in &node.inputs {
-                last_use[i] = id;
+        for id in (0..graph.nodes.len()).filter(|&id| needed[id]) {
+            for node in blocks.computed_at(id) {
+                for &i in &graph.nodes[node].inputs {
+                    last_use[i] = id;
+                }
             }
         }
         for &t in wanted {
@@ -94,8 +99,19 @@ impl Network {
         // Codes of quantizers' outputs, for the layers that compute with them.
         let mut codes: Vec<Option<Codes>> = vec![None; graph.nodes.len()];
         for (id, node) in graph.nodes.iter().enumerate() {
-            if !needed[id] || values[id].is_some() {
+            let computed = blocks.computed_at(id);
+            if !missing[id] || computed.is_empty() {
                 continue;
+            }
+            // Outside of blocks values are read as values.
+            if computed.len() == 1 {
+                for &i in &node.inputs {
+                    if let (Some(v), Some(q)) = (&values[i], &codes[i]) {
+                        if v.dtype() == DType::I8 {
+                            values[i] = Some(dequantize(tape, v, q)?);
+                        }
+                    }
+                }
             }
             let of_input = node.inputs.first().and_then(|&i| codes[i].clone());
             let arg = |i: usize| values[node.inputs[i]].clone().expect("inputs are alive until their last use");
@@ -117,6 +133,12 @@ impl Network {
                     }
                     let (y, found) = self.conv_bn(tape, &x, xq.as_ref(), &node.kind, stats, how)?;
                     bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
+                    y
+                }
+                NodeKind::FakeQuant { .. } if computed.len() > 1 => {
+                    let value = |id: NodeId| (values[id].clone().expect("alive until its last use"), codes[id].clone());
+                    let (y, found) = self.block(tape, &computed, value, how)?;
+                    codes[id] = Some(found);
                     y
                 }
                 NodeKind::FakeQuant { bits } => {
@@ -142,9 +164,16 @@ impl Network {
                 }
             };
             values[id] = Some(y);
-            for &i in &node.inputs {
+            for &i in computed.iter().flat_map(|&node| &graph.nodes[node].inputs) {
                 if last_use[i] == id {
                     (values[i], codes[i]) = (None, None);
+                }
+            }
+        }
+        for &id in wanted {
+            if let (Some(v), Some(q)) = (&values[id], &codes[id]) {
+                if v.dtype() == DType::I8 {
+                    values[id] = Some(dequantize(tape, v, q)?);
                 }
             }
         }

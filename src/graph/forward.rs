@@ -47,6 +47,8 @@ pub struct Forward {
     pub drop: Option<Drop>,
     /// Shift the inputs of strided convolutions at random, a whole batch alike (swing convolution).
     pub swing: Option<Swing>,
+    /// Compute a student's layers with what follows them as one where that is possible; the same values otherwise.
+    pub blocks: bool,
 }
 
 /// Shifts by -1, 0 or 1 pixels along both axes, mirrored at the edges, before convolutions with a stride above 1, where no
@@ -92,6 +94,7 @@ impl Forward {
             constant: false,
             drop: None,
             swing: None,
+            blocks: true,
         }
     }
     /// Batch-statistics normalisation without side effects.

@@ -4,6 +4,7 @@
 mod blocks;
 mod exec;
 mod forward;
+mod fused;
 mod head;
 mod import;
 mod network;

@@ -22,9 +22,9 @@ use super::conv2d_int::{self, Codes};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::device::Launch;
-use crate::tensor::{Real, Tensor};
+use crate::tensor::{Real, Shape, Tensor};
 use rayon::prelude::*;
-use rule::ConvBnTuneOp;
+pub(in crate::ops) use rule::{ConvBnTuneOp, Kept};
 
 const OP: &str = "conv_bn_tune";
 
@@ -54,7 +54,8 @@ pub fn conv_bn_tune(
     norm: TuneNorm,
     p: Conv2dParams,
 ) -> Result<Var> {
-    let (fold, g) = checked(x, w, bias, norm, p)?;
+    let (fold, g) = checked(x.shape(), w, bias, norm, p)?;
+    same_kind(x, w)?;
     let (scaled, shift) = fold.apply(&w.value)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
     fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
@@ -72,7 +73,8 @@ pub fn conv_bn_tune_in_turn(
     norm: TuneNorm,
     p: Conv2dParams,
 ) -> Result<Var> {
-    let (fold, g) = checked(x, w, bias, norm, p)?;
+    let (fold, g) = checked(x.shape(), w, bias, norm, p)?;
+    same_kind(x, w)?;
     let (gamma, beta) = (norm.gamma.map(|v| &v.value), norm.beta.map(|v| &v.value));
     let stored = Stored { gamma, beta, mean: norm.mean, var: norm.var, eps: norm.eps };
     let y = match codes {
@@ -86,8 +88,7 @@ pub fn conv_bn_tune_in_turn(
     Ok(record(tape, [x, w], bias, norm, fold, y, p))
 }
 
-fn checked(x: &Var, w: &Var, bias: Option<&Var>, norm: TuneNorm, p: Conv2dParams) -> Result<(Fold, Geometry)> {
-    let g = Geometry::new(OP, x.shape(), w.shape(), p)?;
+fn same_kind(x: &Var, w: &Var) -> Result<()> {
     crate::ensure_op!(
         w.dtype() == x.dtype() && w.value.device() == x.value.device(),
         OP,
@@ -95,6 +96,17 @@ fn checked(x: &Var, w: &Var, bias: Option<&Var>, norm: TuneNorm, p: Conv2dParams
         x.value,
         w.value
     );
+    Ok(())
+}
+
+pub(in crate::ops) fn checked(
+    x: Shape,
+    w: &Var,
+    bias: Option<&Var>,
+    norm: TuneNorm,
+    p: Conv2dParams,
+) -> Result<(Fold, Geometry)> {
+    let g = Geometry::new(OP, x, w.shape(), p)?;
     let values = [
         ("bias", bias.map(|v| &v.value)),
         ("gamma", norm.gamma.map(|v| &v.value)),
@@ -104,11 +116,11 @@ fn checked(x: &Var, w: &Var, bias: Option<&Var>, norm: TuneNorm, p: Conv2dParams
     ];
     for (name, t) in values.iter().filter_map(|(name, t)| Some((name, (*t)?))) {
         crate::ensure_op!(
-            t.shape()[..] == [g.k] && t.dtype() == x.dtype() && t.device() == x.value.device(),
+            t.shape()[..] == [g.k] && t.dtype() == w.dtype() && t.device() == w.value.device(),
             OP,
             "{name} is {t:?}, expected [{}] of the dtype and device of {:?}",
             g.k,
-            x.value
+            w.value
         );
     }
     let of = |i: usize| values[i].1.cloned();
@@ -133,12 +145,12 @@ fn record(
         return Var::constant(y);
     }
     let keep_x = inputs[1].needs_grad() || inputs[2].needs_grad();
-    let op = ConvBnTuneOp { x: keep_x.then(|| x.value.clone()), x_shape: x.shape(), w: w.value.clone(), fold, p };
+    let op = ConvBnTuneOp { x: keep_x.then(|| Kept::Values(x.value.clone())), x_shape: x.shape(), w: w.value.clone(), fold, p };
     tape.record_one(op, &inputs, y)
 }
 
 /// What scales the filters of each output channel, as tensors of `k` values.
-struct Fold {
+pub(in crate::ops) struct Fold {
     bias: Option<Tensor>,
     gamma: Option<Tensor>,
     beta: Option<Tensor>,

@@ -31,6 +31,7 @@ registry! {
     conv2d,
     conv2d_depthwise,
     conv2d_int,
+    conv_block,
     conv_bn_tune,
     correlation_inhibition,
     crop_flip,

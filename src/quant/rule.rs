@@ -8,6 +8,8 @@ pub trait RoundEven: Real {
     fn round_even(self) -> Self;
     /// An integer value in `-128..=127` as a code; NaN gives 0.
     fn to_code(self) -> i8;
+    /// A code as a number.
+    fn of_code(code: i8) -> Self;
 }
 impl RoundEven for f32 {
     #[inline(always)]
@@ -20,6 +22,10 @@ impl RoundEven for f32 {
         let code = (self + 12_582_912.0).to_bits() as i8;
         if self.is_nan() { 0 } else { code }
     }
+    #[inline(always)]
+    fn of_code(code: i8) -> Self {
+        Self::from(code)
+    }
 }
 impl RoundEven for f64 {
     #[inline(always)]
@@ -29,6 +35,10 @@ impl RoundEven for f64 {
     #[inline(always)]
     fn to_code(self) -> i8 {
         self as i8
+    }
+    #[inline(always)]
+    fn of_code(code: i8) -> Self {
+        Self::from(code)
     }
 }
 

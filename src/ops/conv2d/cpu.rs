@@ -11,6 +11,8 @@
 use super::Geometry;
 use super::cpu_kernel::{Band, Isa, Outer, band, outer};
 use crate::autograd::GradMode;
+use crate::ops::vectorize::vectorize;
+use crate::quant::Affine;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -39,8 +41,37 @@ fn with_scratch<R>(floats: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// Copies source rows `top..top + rows` and columns `left..left + cols` of one image into `to`; zero outside.
-fn window(image: &[f32], [h, w, c]: [usize; 3], top: isize, rows: usize, left: isize, cols: usize, to: &mut [f32]) {
+/// Elements of a source that are read as floats.
+trait Source: Copy + Send + Sync {
+    /// Writes the floats of `from` plus `add`.
+    fn read(from: &[Self], add: f32, to: &mut [f32]);
+}
+impl Source for f32 {
+    fn read(from: &[f32], _: f32, to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+/// Codes are read as the integers `code + zero`, of which values are multiples.
+impl Source for i8 {
+    fn read(from: &[i8], add: f32, to: &mut [f32]) {
+        vectorize(
+            #[inline(always)]
+            || to.iter_mut().zip(from).for_each(|(to, q)| *to = f32::from(*q) + add),
+        );
+    }
+}
+
+/// Copies source rows `top..top + rows` and columns `left..left + cols` of one image into `to`, codes with `add` added;
+/// zero outside.
+fn window<S: Source>(
+    (image, add): (&[S], f32),
+    [h, w, c]: [usize; 3],
+    top: isize,
+    rows: usize,
+    left: isize,
+    cols: usize,
+    to: &mut [f32],
+) {
     let before = (-left).clamp(0, cols as isize) as usize;
     let inside = ((w as isize - left).clamp(0, cols as isize) as usize).saturating_sub(before);
     for (i, to) in to.chunks_exact_mut(cols * c).take(rows).enumerate() {
@@ -51,7 +82,7 @@ fn window(image: &[f32], [h, w, c]: [usize; 3], top: isize, rows: usize, left: i
         }
         let start = (row as usize * w + (left + before as isize) as usize) * c;
         to[..before * c].fill(0.0);
-        to[before * c..(before + inside) * c].copy_from_slice(&image[start..][..inside * c]);
+        S::read(&image[start..][..inside * c], add, &mut to[before * c..(before + inside) * c]);
         to[(before + inside) * c..].fill(0.0);
     }
 }
@@ -142,7 +173,7 @@ impl Conv<'_> {
         let source_rows = (bottom - top) as usize;
         with_scratch(source_rows * width * c, |scratch| {
             let from = (first / step * self.passes[0].stride) as isize + top;
-            window(image, self.source, from, source_rows, left, width, scratch);
+            window((image, 0.0), self.source, from, source_rows, left, width, scratch);
             for pass in &self.passes {
                 let [row, col] = pass.out_first;
                 let start = ((pass.top - top) as usize * width + (pass.left - left) as usize) * c;
@@ -221,7 +252,8 @@ fn transpose(
 }
 
 /// Filter gradient `[k r s c]` with the sizes of `g`; each output row of `c s` elements goes through `finish`.
-fn filter_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+/// `x` are values, or codes to which `add` is added.
+fn filter_gradient<S: Source>(isa: Isa, (x, add): (&[S], f32), dy: &[f32], g: &Geometry) -> Vec<f32> {
     let taps = g.s * g.c;
     let padded = taps.next_multiple_of(isa.lanes());
     // About 16 jobs of images by output channels, whatever the number of threads; few parts where filters are large.
@@ -238,7 +270,7 @@ fn filter_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
             for n in part * images..((part + 1) * images).min(g.n) {
                 let image = &x[n * g.h * g.w * g.c..][..g.h * g.w * g.c];
                 let dy = &dy[n * g.p * g.q * g.k..][..g.p * g.q * g.k];
-                image_gradient(isa, image, &dy[first..], k, bytemuck::cast_slice_mut(&mut sum), padded, g);
+                image_gradient(isa, (image, add), &dy[first..], k, bytemuck::cast_slice_mut(&mut sum), padded, g);
             }
             sum
         })
@@ -257,7 +289,15 @@ fn filter_gradient(isa: Isa, x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
 }
 
 /// Adds one image's products for `k` output channels to `sum[k][r][padded]`; `dy` starts at the first of them.
-fn image_gradient(isa: Isa, image: &[f32], dy: &[f32], k: usize, sum: &mut [f32], padded: usize, g: &Geometry) {
+fn image_gradient<S: Source>(
+    isa: Isa,
+    (image, add): (&[S], f32),
+    dy: &[f32],
+    k: usize,
+    sum: &mut [f32],
+    padded: usize,
+    g: &Geometry,
+) {
     let source_cols = (g.q - 1) * g.stride + g.s;
     let row = source_cols * g.c;
     let rows = ((SCRATCH / row).saturating_sub(g.r).max(LEAST * g.stride) / g.stride).min(g.p);
@@ -267,7 +307,7 @@ fn image_gradient(isa: Isa, image: &[f32], dy: &[f32], k: usize, sum: &mut [f32]
         let top = (first * g.stride) as isize - g.pad as isize;
         // Vectors may reach past the last pixel; what they find there lands in lanes that nobody reads.
         with_scratch(source_rows * row + padded, |scratch| {
-            window(image, [g.h, g.w, g.c], top, source_rows, -(g.pad as isize), source_cols, scratch);
+            window((image, add), [g.h, g.w, g.c], top, source_rows, -(g.pad as isize), source_cols, scratch);
             for r in 0..g.r {
                 let o = Outer {
                     x: &scratch[r * row..],
@@ -309,7 +349,14 @@ pub(super) fn dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMode, g: &G
 }
 
 pub(super) fn wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
-    store(dw, &filter_gradient(Isa::widest(), x, dy, g), mode);
+    store(dw, &filter_gradient(Isa::widest(), (x, 0.0), dy, g), mode);
+}
+
+/// Of values `(x + a.zero) / a.scale`: the products are those of the integers, divided at the end.
+pub(super) fn wgrad_codes(x: &[i8], a: &Affine<f32>, dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
+    let mut of_integers = filter_gradient(Isa::widest(), (x, a.zero), dy, g);
+    of_integers.iter_mut().for_each(|v| *v /= a.scale);
+    store(dw, &of_integers, mode);
 }
 
 /// 3x3 taps whose sum is tap `i` of the 4x4 filter.
@@ -369,7 +416,7 @@ pub(super) fn upsample_dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMo
 pub(super) fn upsample_wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
     // [c 4 4 k]: the small image's channels are the outputs here. First 4x4 to 3x3, then the channels change places, 16
     // at a time so that whole cache lines are read.
-    let (taps, channels) = (filter_gradient(Isa::widest(), dy, x, &shrinking(g)), g.k);
+    let (taps, channels) = (filter_gradient(Isa::widest(), (dy, 0.0), x, &shrinking(g)), g.k);
     let mut turned = vec![0f32; dw.len()];
     turned.par_chunks_exact_mut(9 * channels).zip(taps.par_chunks_exact(16 * channels)).for_each(|(to, taps)| {
         for (t, tap) in taps.chunks_exact(channels).enumerate() {

@@ -23,6 +23,7 @@ pub use params::{Conv2dParams, Geometry, Math};
 
 use crate::Result;
 use crate::autograd::{GradMode, Tape, Var};
+use crate::quant::Affine;
 use crate::tensor::{DType, Tensor};
 use rule::{Conv2d, UpsampleConv2d};
 
@@ -141,6 +142,24 @@ pub(crate) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p:
             Ok(())
         })
     }
+}
+
+/// Filter gradient of the values that I8 codes `x` of the range `a` stand for, on the CPU in f32; false where no path reads
+/// codes (dilated filters).
+pub(crate) fn wgrad_codes(
+    x: &Tensor,
+    a: &Affine<f32>,
+    dy: &Tensor,
+    dw: &mut Tensor,
+    mode: GradMode,
+    p: Conv2dParams,
+) -> Result<bool> {
+    let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
+    let takes = dy.gpu().is_none() && blocked(dy, p);
+    if takes {
+        cpu::wgrad_codes(x.host(), a, dy.host(), dw.host_mut(), mode, &g);
+    }
+    Ok(takes)
 }
 
 /// Bias gradient into `db[k]`: the sum of `dy` over all but the last dimension.

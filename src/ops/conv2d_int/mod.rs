@@ -215,7 +215,13 @@ pub(super) fn sums_f64(x: &[i8], w: &[i8], ranges: &Ranges<f64>, y: &mut [f64], 
     plain::fprop(x, w, ranges, None, y, g);
 }
 
-fn check(x: &Codes, w: &Codes, bias: Option<&Tensor>, g: &Geometry) -> Result<()> {
+/// The blocked path for codes of F32 ranges on the CPU, where it takes them.
+pub(crate) fn plan(x: &Codes, w: &Codes, g: &Geometry) -> Option<Plan> {
+    let of = |q: &Codes, i: usize| Affine::<f32>::new(q.lo.host::<f32>()[i], q.hi.host::<f32>()[i], q.bits);
+    Plan::new(w.values.host(), &Ranges::new(of(x, 0), (0..g.k).map(|i| of(w, i)).collect()), g)
+}
+
+pub(crate) fn check(x: &Codes, w: &Codes, bias: Option<&Tensor>, g: &Geometry) -> Result<()> {
     let dtype = x.lo.dtype();
     let real = dtype == DType::F32 || (dtype == DType::F64 && x.values.gpu().is_none());
     crate::ensure_op!(real, OP, "ranges are {dtype:?}; use F32");

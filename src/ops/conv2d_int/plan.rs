@@ -115,25 +115,36 @@ impl Plan {
     /// Convolves `n` images of codes `x[n h w c]`. `finish(image, p, sums[q k], y[q k])` is handed each output row as
     /// `total * unit`, both f32, and writes it.
     pub fn run<E: Send>(&self, x: &[i8], y: &mut [E], finish: impl Fn(usize, usize, &mut [f32], &mut [E]) + Sync) {
+        let rows = y.chunks_exact_mut(self.g.q * self.g.k).collect();
+        self.run_rows(x, rows, |n, p, sums, y: &mut &mut [E]| finish(n, p, sums, y));
+    }
+
+    /// [`Self::run`] for rows of any kind, one per output row of all images, in order.
+    pub fn run_rows<O: Send>(
+        &self,
+        x: &[i8],
+        mut out: Vec<O>,
+        finish: impl Fn(usize, usize, &mut [f32], &mut O) + Sync,
+    ) {
         let g = &self.g;
-        let (image, out_image, out_row) = (g.h * g.w * g.c, g.p * g.q * g.k, g.q * g.k);
+        let image = g.h * g.w * g.c;
         let row = ((g.q - 1) * g.stride + g.s) * g.c * self.isa.bytes();
         let fits = (SCRATCH / row.max(1)).saturating_sub(g.r) / g.stride;
         let rows = fits.clamp(ROWS[0], ROWS[1]);
-        let bands: Vec<(usize, usize, &mut [E])> = y
-            .chunks_exact_mut(out_image)
+        let bands: Vec<(usize, usize, &mut [O])> = out
+            .chunks_exact_mut(g.p)
             .enumerate()
-            .flat_map(|(n, y)| y.chunks_mut(rows * out_row).enumerate().map(move |(i, y)| (n, i * rows, y)))
+            .flat_map(|(n, out)| out.chunks_mut(rows).enumerate().map(move |(i, out)| (n, i * rows, out)))
             .collect();
-        bands.into_par_iter().for_each(|(n, first, y)| {
-            self.band(&x[n * image..][..image], first, y, |p, sums, y| finish(n, p, sums, y));
+        bands.into_par_iter().for_each(|(n, first, out)| {
+            self.band(&x[n * image..][..image], first, out, |p, sums, out| finish(n, p, sums, out));
         });
     }
 
-    fn band<E>(&self, image: &[i8], first: usize, y: &mut [E], finish: impl Fn(usize, &mut [f32], &mut [E])) {
+    fn band<O>(&self, image: &[i8], first: usize, out: &mut [O], finish: impl Fn(usize, &mut [f32], &mut O)) {
         let g = &self.g;
         let out_row = g.q * g.k;
-        let count = y.len() / out_row;
+        let count = out.len();
         let bytes = self.isa.bytes();
         let (rows, cols) = ((count - 1) * g.stride + g.r, (g.q - 1) * g.stride + g.s);
         let pitch = cols * g.c * bytes;
@@ -152,7 +163,7 @@ impl Plan {
                 window(image, [g.h, g.w, g.c], [top, left], cols, &mut wide[..rows * pitch / 2]);
             }
             let source: &[u8] = bytemuck::cast_slice(&area.source);
-            for (i, y) in y.chunks_exact_mut(out_row).enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
                 let from = &source[i * g.stride * pitch..];
                 let b = Row {
                     x: from,
@@ -178,7 +189,7 @@ impl Plan {
                         }
                     },
                 );
-                finish(first + i, sums, y);
+                finish(first + i, sums, out);
             }
         });
     }

@@ -3,14 +3,41 @@
 use super::{Fold, OP};
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Op};
-use crate::ops::conv2d::{Conv2dParams, bias_grad, dgrad, wgrad};
-use crate::tensor::{Real, Shape, Tensor};
+use crate::ops::conv2d::{Conv2dParams, bias_grad, dgrad, wgrad, wgrad_codes};
+use crate::ops::fake_quant::{Codes, values_of};
+use crate::quant::Affine;
+use crate::tensor::{DType, Real, Shape, Tensor};
 use rayon::prelude::*;
 
+/// An input as it is kept for the filter's gradient.
+pub(in crate::ops) enum Kept {
+    Values(Tensor),
+    /// With one range.
+    Codes(Codes),
+}
+
+impl Kept {
+    /// Overwrites `dw`.
+    fn wgrad(&self, dy: &Tensor, dw: &mut Tensor, p: Conv2dParams) -> Result<()> {
+        match self {
+            Self::Values(x) => wgrad(x, dy, dw, GradMode::Overwrite, p),
+            Self::Codes(q) => {
+                if dy.gpu().is_none() && dy.dtype() == DType::F32 {
+                    let a = Affine::new(q.lo.host::<f32>()[0], q.hi.host::<f32>()[0], q.bits);
+                    if wgrad_codes(&q.values, &a, dy, dw, GradMode::Overwrite, p)? {
+                        return Ok(());
+                    }
+                }
+                wgrad(&values_of(q)?, dy, dw, GradMode::Overwrite, p)
+            }
+        }
+    }
+}
+
 /// Inputs: x, w, gamma, beta, bias.
-pub(super) struct ConvBnTuneOp {
+pub(in crate::ops) struct ConvBnTuneOp {
     /// Kept where w or gamma needs its gradient.
-    pub x: Option<Tensor>,
+    pub x: Option<Kept>,
     pub x_shape: Shape,
     pub w: Tensor,
     pub fold: Fold,
@@ -24,22 +51,35 @@ impl Op for ConvBnTuneOp {
 
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
+        self.gradients(cx, &dy, None)
+    }
+}
+
+impl ConvBnTuneOp {
+    /// Gradients of the five inputs from the output's, and from its sums `[k]` where they are known.
+    pub fn gradients(&self, cx: &mut Backward, dy: &Tensor, sums: Option<Tensor>) -> Result<()> {
         let k = self.fold.mean.len();
         if cx.needs(0) {
             let (scaled, _) = self.fold.apply(&self.w)?;
             let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
-            dgrad(&dy, &scaled, &mut dx, mode, self.p)?;
+            dgrad(dy, &scaled, &mut dx, mode, self.p)?;
         }
         if (1..5).all(|i| !cx.needs(i)) {
             return Ok(());
         }
-        let mut dshift = Tensor::empty_like(&dy, [k])?;
-        bias_grad(&dy, &mut dshift, GradMode::Overwrite)?;
+        let dshift = match sums {
+            Some(sums) => sums,
+            None => {
+                let mut sums = Tensor::empty_like(dy, [k])?;
+                bias_grad(dy, &mut sums, GradMode::Overwrite)?;
+                sums
+            }
+        };
         // Of the scaled filter.
         let dscaled = match &self.x {
             Some(x) => {
-                let mut dw = Tensor::empty_like(&dy, self.w.shape())?;
-                wgrad(x, &dy, &mut dw, GradMode::Overwrite, self.p)?;
+                let mut dw = Tensor::empty_like(dy, self.w.shape())?;
+                x.wgrad(dy, &mut dw, self.p)?;
                 Some(dw)
             }
             None => None,
@@ -49,7 +89,7 @@ impl Op for ConvBnTuneOp {
             false => None,
         };
         // [dgamma, dbias]
-        let mut small = Tensor::empty_like(&dy, [2, k])?;
+        let mut small = Tensor::empty_like(dy, [2, k])?;
         if dy.gpu().is_some() {
             self.gpu(dscaled.as_ref(), &dshift, dw.as_ref(), &small)?;
         } else {
@@ -62,9 +102,7 @@ impl Op for ConvBnTuneOp {
         cx.give(3, dshift)?;
         cx.give(4, small.view(k, [k])?)
     }
-}
 
-impl ConvBnTuneOp {
     fn cpu<T: Real>(
         &self,
         dscaled: Option<&Tensor>,

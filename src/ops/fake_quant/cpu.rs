@@ -103,6 +103,15 @@ pub(super) fn codes<T: RoundEven>(x: &[T], lo: &[T], hi: &[T], codes: &mut [i8],
     });
 }
 
+pub(super) fn values<T: RoundEven>(codes: &[i8], a: Affine<T>, y: &mut [T]) {
+    y.par_chunks_mut(PIECE).zip(codes.par_chunks(PIECE)).for_each(|(y, q)| {
+        vectorize(
+            #[inline(always)]
+            || y.iter_mut().zip(q).for_each(|(y, q)| *y = a.value(T::of_code(*q))),
+        );
+    });
+}
+
 pub(super) fn clipped<T: RoundEven>(dy: &[T], mask: &[u8], dx: &mut [T]) {
     let pieces = dx.par_chunks_mut(PIECE).zip(dy.par_chunks(PIECE)).zip(mask.par_chunks(PIECE));
     pieces.for_each(|((dx, dy), mask)| {
@@ -120,7 +129,7 @@ pub(super) fn clipped<T: RoundEven>(dy: &[T], mask: &[u8], dx: &mut [T]) {
 /// Independent sums that a vector register can hold.
 const LANES: usize = 16;
 
-/// Gradients of `x`, `lo`, `hi` under the learned rule. Sums: lanes, then lanes in order, then pieces in order.
+/// Gradients of `x` (of its ReLU's input, if `relu`), `lo`, `hi` under the learned rule. Sums: lanes, then lanes in order, then pieces in order.
 pub(super) fn learned<T: RoundEven>(
     x: &[T],
     [lo, hi]: [&[T]; 2],
@@ -129,6 +138,7 @@ pub(super) fn learned<T: RoundEven>(
     [dlo, dhi]: [&mut [T]; 2],
     layout: Layout,
     factor: f64,
+    relu: bool,
 ) {
     let n = layout.length.max(1);
     let pieces = layout.length.div_ceil(PIECE);
@@ -137,7 +147,7 @@ pub(super) fn learned<T: RoundEven>(
         let to = (from + PIECE).min((row + 1) * n);
         vectorize(
             #[inline(always)]
-            || learned_piece(&x[from..to], &dy[from..to], dx, lo[row], hi[row], layout.bits),
+            || learned_piece(&x[from..to], &dy[from..to], dx, lo[row], hi[row], layout.bits, relu),
         )
     };
     let sums: Vec<[f64; 2]> = match dx {
@@ -171,12 +181,23 @@ fn add(all: &[[f64; 2]]) -> [f64; 2] {
 }
 
 #[inline(always)]
-fn learned_piece<T: RoundEven>(x: &[T], dy: &[T], dx: Option<&mut [T]>, lo: T, hi: T, bits: u8) -> [f64; 2] {
+fn learned_piece<T: RoundEven>(
+    x: &[T],
+    dy: &[T],
+    dx: Option<&mut [T]>,
+    lo: T,
+    hi: T,
+    bits: u8,
+    relu: bool,
+) -> [f64; 2] {
     let a = Affine::new(lo, hi, bits);
     let r = inverse_width(lo, hi);
     if let Some(dx) = dx {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
             *dx = if a.inside(a.level(*x)) { *dy } else { T::zero() };
+        }
+        if relu {
+            dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = if *x > T::zero() { *dx } else { T::zero() });
         }
     }
     let (mut to_lo, mut to_hi) = ([T::zero(); LANES], [T::zero(); LANES]);

@@ -1,6 +1,6 @@
 //! On the GPU: `kernels/fake_quant.cu`.
 
-use super::Layout;
+use super::{Codes, Layout};
 use crate::Result;
 use crate::device::Launch;
 use crate::tensor::{DType, Tensor};
@@ -19,12 +19,14 @@ struct Params {
     /// Elements per thread: 4 where addresses and length allow 16-byte accesses, else 1.
     vector: i32,
     factor: f32,
+    /// Whether x is a ReLU's output whose input's gradient is wanted.
+    relu: i32,
 }
 
 fn params(layout: Layout, tensors: &[&Tensor]) -> Params {
     let aligned = layout.length.is_multiple_of(4) && tensors.iter().all(|t| t.address().is_multiple_of(16));
     let vector = if aligned { 4 } else { 1 };
-    Params { rows: layout.rows as i32, length: layout.length as i32, bits: layout.bits.into(), vector, factor: 1.0 }
+    Params { rows: layout.rows as i32, length: layout.length as i32, bits: layout.bits.into(), vector, factor: 1.0, relu: 0 }
 }
 
 /// A grid of (pieces of a row, rows); rows beyond the grid are looped over.
@@ -73,22 +75,33 @@ pub(super) fn clipped(dy: &Tensor, mask: &Tensor, dx: &Tensor) -> Result<()> {
         .run(dy.gpu().expect("a GPU tensor"))
 }
 
+/// Values of codes with one range.
+pub(super) fn values(codes: &Codes, y: &Tensor) -> Result<()> {
+    Launch::over("fake_quant_values_f32", y.len(), THREADS)
+        .ptr(codes.values.address())
+        .ptr(codes.lo.address())
+        .ptr(codes.hi.address())
+        .ptr(y.address())
+        .val(y.len() as i32)
+        .val(i32::from(codes.bits))
+        .run(y.gpu().expect("a GPU tensor"))
+}
+
 #[expect(clippy::too_many_arguments, reason = "three inputs and three gradients")]
 pub(super) fn learned(
     x: &Tensor,
-    lo: &Tensor,
-    hi: &Tensor,
+    [lo, hi]: [&Tensor; 2],
     dy: &Tensor,
     dx: Option<&Tensor>,
-    dlo: &Tensor,
-    dhi: &Tensor,
+    [dlo, dhi]: [&Tensor; 2],
     layout: Layout,
     factor: f64,
+    relu: bool,
 ) -> Result<()> {
     let gpu = x.gpu().expect("a GPU tensor");
     let pieces = layout.length.div_ceil(SPAN).max(1);
     let partial = Tensor::empty(&x.device(), [layout.rows * pieces * 2], DType::F32)?;
-    let p = Params { factor: factor as f32, ..params(layout, &[x]) };
+    let p = Params { factor: factor as f32, relu: relu.into(), ..params(layout, &[x]) };
     grid("fake_quant_learned_bwd_f32", layout, SPAN)
         .ptr(x.address())
         .ptr(lo.address())

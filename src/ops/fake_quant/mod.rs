@@ -14,6 +14,7 @@ pub(in crate::ops) use cases::values as values_of_codes;
 
 use crate::Result;
 use crate::autograd::{Backward, Op, Tape, Var};
+use crate::quant::Affine;
 use crate::tensor::{DType, Tensor};
 
 /// The gradient of rounding and clamping. With `L` the loss and `y` the output:
@@ -158,6 +159,77 @@ pub fn fake_quant_codes(x: &Tensor, lo: &Tensor, hi: &Tensor, bits: u8, axis: Ax
     Ok(codes)
 }
 
+/// The values of `codes`, whose range is one for all of them ([`Axis::Tensor`]): the dtype of the range, on its device.
+pub fn values_of(codes: &Codes) -> Result<Tensor> {
+    crate::ensure_op!(
+        codes.values.dtype() == DType::I8 && codes.lo.len() == 1 && codes.hi.len() == 1,
+        OP,
+        "codes {:?} with ranges {} and {}; expected I8 with one range",
+        codes.values,
+        codes.lo.shape(),
+        codes.hi.shape()
+    );
+    let mut y = Tensor::empty_like(&codes.lo, codes.values.shape())?;
+    if y.gpu().is_some() {
+        gpu::values(codes, &y)?;
+    } else {
+        crate::for_real!(OP, y.dtype(), T => {
+            let a = Affine::<T>::new(codes.lo.host::<T>()[0], codes.hi.host::<T>()[0], codes.bits);
+            cpu::values(codes.values.host(), a, y.host_mut());
+            Ok(())
+        })?;
+    }
+    Ok(y)
+}
+
+/// [`values_of`] on the tape: the gradient of the values is that of `x`, which is `codes` or stands for them.
+pub fn dequantize(tape: &mut Tape, x: &Var, codes: &Codes) -> Result<Var> {
+    let y = values_of(codes)?;
+    Ok(tape.record_one(FakeQuantOp { saved: Saved::Nothing }, &[x], y))
+}
+
+/// Gradients of `x`, `lo` and `hi` under the learned rule for one range; `x` went through ReLU if `relu`, then its gradient is
+/// that of ReLU's input.
+pub(in crate::ops) fn learned_gradients(
+    x: &Tensor,
+    [lo, hi]: [&Tensor; 2],
+    dy: &Tensor,
+    bits: u8,
+    ste: Ste,
+    relu: bool,
+) -> Result<[Tensor; 3]> {
+    let layout = Layout { rows: 1, length: x.len(), bits };
+    let factor = if ste == Ste::Lsq { gradient_scale(x.len(), bits) } else { 1.0 };
+    let mut dx = Tensor::empty_like(dy, dy.shape())?;
+    let [dlo, dhi] = learned(x, [lo, hi], dy, Some(&mut dx), layout, factor, relu)?;
+    Ok([dx, dlo, dhi])
+}
+
+fn learned(
+    x: &Tensor,
+    [lo, hi]: [&Tensor; 2],
+    dy: &Tensor,
+    dx: Option<&mut Tensor>,
+    layout: Layout,
+    factor: f64,
+    relu: bool,
+) -> Result<[Tensor; 2]> {
+    let mut dlo = Tensor::empty_like(lo, lo.shape())?;
+    let mut dhi = Tensor::empty_like(hi, hi.shape())?;
+    if dy.gpu().is_some() {
+        gpu::learned(x, [lo, hi], dy, dx.as_deref(), [&dlo, &dhi], layout, factor, relu)?;
+    } else {
+        crate::for_real!(OP, dy.dtype(), T => {
+            let dx = dx.map(|d| d.host_mut::<T>());
+            let ranges = [lo.host(), hi.host()];
+            let out = [dlo.host_mut(), dhi.host_mut()];
+            cpu::learned::<T>(x.host(), ranges, dy.host(), dx, out, layout, factor, relu);
+            Ok(())
+        })?;
+    }
+    Ok([dlo, dhi])
+}
+
 /// Contiguous rows, one range each.
 #[derive(Clone, Copy)]
 struct Layout {
@@ -198,19 +270,7 @@ impl Op for FakeQuantOp {
             }
             Saved::Learned { x, lo, hi, layout, factor } => {
                 let mut dx = if cx.needs(0) { Some(Tensor::empty_like(&dy, dy.shape())?) } else { None };
-                let mut dlo = Tensor::empty_like(&lo, lo.shape())?;
-                let mut dhi = Tensor::empty_like(&hi, hi.shape())?;
-                if dy.gpu().is_some() {
-                    gpu::learned(&x, &lo, &hi, &dy, dx.as_ref(), &dlo, &dhi, layout, factor)?;
-                } else {
-                    crate::for_real!(OP, dy.dtype(), T => {
-                        let dx = dx.as_mut().map(|d| d.host_mut::<T>());
-                        let ranges = [lo.host(), hi.host()];
-                        let out = [dlo.host_mut(), dhi.host_mut()];
-                        cpu::learned::<T>(x.host(), ranges, dy.host(), dx, out, layout, factor);
-                        Ok(())
-                    })?;
-                }
+                let [dlo, dhi] = learned(&x, [&lo, &hi], &dy, dx.as_mut(), layout, factor, false)?;
                 if let Some(dx) = dx {
                     cx.give(0, dx)?;
                 }

@@ -1,0 +1,93 @@
+//! A student's layers as blocks (`ops::conv_block`): convolution and batch norm, residual sum, ReLU and quantizer as one node of
+//! the tape, chosen by rule in every pass. What is asked for by name is computed: a block whose inner values are wanted, or
+//! given, runs as its parts, which give the same bits.
+
+use super::forward::{Forward, Mode, RangeMode};
+use super::passes::Chains;
+use super::{Network, NodeId, NodeKind};
+use crate::Result;
+use crate::autograd::{Tape, Var};
+use crate::ops::activation::Activation;
+use crate::ops::conv_block::{Operand, Then, conv_block};
+use crate::ops::conv_bn_tune::TuneNorm;
+use crate::ops::fake_quant::Codes;
+
+/// Which nodes are computed together.
+pub(super) struct Blocks(Chains);
+
+impl Blocks {
+    /// Nodes that are computed when the walk comes to `id`, in order: `id` itself, a whole block at its end, none inside.
+    pub fn computed_at(&self, id: NodeId) -> Vec<NodeId> {
+        match self.0.head_of_end(id) {
+            Some(head) => std::iter::once(head).chain(self.0.behind(head).iter().copied()).collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+impl Network {
+    /// The blocks of a pass that computes the `missing` nodes and hands out the `wanted` ones.
+    pub(super) fn blocks(&self, missing: &[bool], wanted: &[NodeId], how: Forward, stats: bool) -> Blocks {
+        let nodes = &self.graph.nodes;
+        let mut chains = Chains::of(&self.graph);
+        let plain = how.blocks
+            && how.mode == Mode::Eval
+            && how.ranges == RangeMode::Frozen
+            && !how.float
+            && how.drop.is_none()
+            && how.swing.is_none()
+            && !stats;
+        chains.retain(|head, behind| {
+            let NodeKind::ConvBn { weight, quant: Some(_), .. } = &nodes[head].kind else { return false };
+            let Some((last, inner)) = behind.split_last() else { return false };
+            let inner = || std::iter::once(&head).chain(inner);
+            plain
+                && matches!(nodes[*last].kind, NodeKind::FakeQuant { .. })
+                && !self.stand_ins.contains_key(weight)
+                && missing[*last]
+                && inner().all(|id| missing[*id] && !wanted.contains(id))
+        });
+        Blocks(chains)
+    }
+
+    /// The output of the block of `nodes`; `value` gives what it reads.
+    pub(super) fn block(
+        &self,
+        tape: &mut Tape,
+        nodes: &[NodeId],
+        value: impl Fn(NodeId) -> (Var, Option<Codes>),
+        how: Forward,
+    ) -> Result<(Var, Codes)> {
+        let graph = self.graph.clone();
+        let head = &graph.nodes[nodes[0]];
+        let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = &head.kind else {
+            unreachable!("blocks begin with fused convolutions")
+        };
+        let (x, xq) = value(head.inputs[0]);
+        let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;
+        let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
+        let (bias, gamma, beta) = (of(bias)?, of(gamma)?, of(beta)?);
+        let (mean, var) = (&self.buffers[mean], &self.buffers[var]);
+        let norm = TuneNorm { gamma: gamma.as_ref(), beta: beta.as_ref(), mean, var, eps: *eps };
+
+        let (mut residual, mut relu) = (None, false);
+        for pair in nodes.windows(2) {
+            match &graph.nodes[pair[1]].kind {
+                NodeKind::Add => {
+                    let other = graph.nodes[pair[1]].inputs.iter().find(|i| **i != pair[0]);
+                    residual = Some(value(*other.expect("a sum with itself has two readers")));
+                }
+                NodeKind::Activation(Activation::Relu) => relu = true,
+                _ => {}
+            }
+        }
+        let end = &graph.nodes[*nodes.last().expect("a block has nodes")];
+        let NodeKind::FakeQuant { bits } = end.kind else { unreachable!("blocks end with quantizers") };
+        let lo = self.var(&self.ranges, tape, &format!("{}.lo", end.name), how)?;
+        let hi = self.var(&self.ranges, tape, &format!("{}.hi", end.name), how)?;
+        let residual = residual.as_ref().map(|(var, codes)| Operand { var, codes: codes.as_ref() });
+        let then = Then { residual, relu, lo: &lo, hi: &hi, bits, ste: how.ste };
+        let (x, w) = (Operand { var: &x, codes: xq.as_ref() }, Operand { var: &w, codes: wq.as_ref() });
+        conv_block(tape, [x, w], bias.as_ref(), norm, *params, then)
+    }
+}
