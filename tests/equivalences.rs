@@ -321,6 +321,43 @@ fn students_in_blocks_equal_students_in_parts() {
     }
 }
 
+/// A frozen network whose layers are computed with their statistics and what follows as one, and the same part by part: equal
+/// logits, bit for bit; statistics and the images' gradient to rounding.
+#[test]
+fn frozen_networks_in_blocks_equal_those_in_parts() {
+    for device in [Some(Device::cpu()), Device::emulator().ok()].into_iter().flatten() {
+        let mut teacher = Network::new(&device, tune_bn(&cifar_resnet(1, 10)), 3).unwrap();
+        for bn_stats in [true, false] {
+            let mut run = |blocks: bool| {
+                let how = Forward { blocks, ..Forward::eval() };
+                let taps = Taps { bn_stats, ..Taps::default() };
+                let before = device.memory().live;
+                let mut tape = Tape::new(&device);
+                let x = tape.leaf(ramp(&device, DType::F32, &[2, 32, 32, 3], 1));
+                let out = teacher.forward(&mut tape, std::slice::from_ref(&x), how, &taps).unwrap();
+                let kept = device.memory().live - before;
+                let fused = tape.describe().lines().filter(|l| l.starts_with("conv_stats")).count();
+                let logits = out.output.value.to_vec::<f32>().unwrap();
+                let nodes: Vec<usize> = out.bn_stats.iter().map(|s| s.node).collect();
+                let mut seeds = vec![(&out.output, ramp(&device, DType::F32, &out.output.shape(), 6))];
+                for (i, s) in out.bn_stats.iter().enumerate() {
+                    seeds.extend([&s.mean, &s.var].map(|v| (v, ramp(&device, DType::F32, &v.shape(), i))));
+                }
+                let mut all: Vec<Vec<f64>> =
+                    out.bn_stats.iter().flat_map(|s| [&s.mean, &s.var]).map(|v| v.value.to_f64().unwrap()).collect();
+                all.push(tape.backward_from(&seeds).unwrap().of(&x).unwrap().to_f64().unwrap());
+                (logits, nodes, all, kept, fused)
+            };
+            let (logits, nodes, all, kept, fused) = run(true);
+            let (twin, nodes_twin, all_twin, kept_twin, none) = run(false);
+            assert!(logits == twin && nodes == nodes_twin && (fused, none) == (7, 0), "{device:?} {fused} {none}");
+            compare(&format!("{device:?}"), &all_twin, &all, 1e-5);
+            println!("{device:?}: {} KiB kept, {} in parts", kept >> 10, kept_twin >> 10);
+            assert!(kept * 3 < kept_twin * 2);
+        }
+    }
+}
+
 /// The precision that a graph asks for reaches a GPU's kernels, and does nothing on a CPU.
 #[test]
 fn the_precision_of_products_reaches_the_kernels() {

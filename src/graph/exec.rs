@@ -103,9 +103,10 @@ impl Network {
             if !missing[id] || computed.is_empty() {
                 continue;
             }
-            // Outside of blocks values are read as values.
-            if computed.len() == 1 {
-                for &i in &node.inputs {
+            // Outside of a student's blocks values are read as values.
+            if !matches!(graph.nodes[computed[0]].kind, NodeKind::ConvBn { quant: Some(_), .. }) || computed.len() == 1
+            {
+                for &i in computed.iter().flat_map(|&node| &graph.nodes[node].inputs) {
                     if let (Some(v), Some(q)) = (&values[i], &codes[i]) {
                         if v.dtype() == DType::I8 {
                             values[i] = Some(dequantize(tape, v, q)?);
@@ -116,6 +117,13 @@ impl Network {
             let of_input = node.inputs.first().and_then(|&i| codes[i].clone());
             let arg = |i: usize| values[node.inputs[i]].clone().expect("inputs are alive until their last use");
             let y = match &node.kind {
+                _ if computed.len() > 1 => {
+                    let value = |id: NodeId| (values[id].clone().expect("alive until its last use"), codes[id].clone());
+                    let (y, found, statistics) = self.block(tape, &computed, value, stats, how)?;
+                    codes[id] = found;
+                    bn_stats.extend(statistics);
+                    y
+                }
                 NodeKind::Input { .. } => unreachable!("inputs have values where they are needed"),
                 NodeKind::BatchNorm { mean, var, .. } => {
                     let x = arg(0);
@@ -133,12 +141,6 @@ impl Network {
                     }
                     let (y, found) = self.conv_bn(tape, &x, xq.as_ref(), &node.kind, stats, how)?;
                     bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
-                    y
-                }
-                NodeKind::FakeQuant { .. } if computed.len() > 1 => {
-                    let value = |id: NodeId| (values[id].clone().expect("alive until its last use"), codes[id].clone());
-                    let (y, found) = self.block(tape, &computed, value, how)?;
-                    codes[id] = Some(found);
                     y
                 }
                 NodeKind::FakeQuant { bits } => {
@@ -177,6 +179,8 @@ impl Network {
                 }
             }
         }
+        // A block's are found where it ends.
+        bn_stats.sort_by_key(|s: &BnStatistics| s.node);
         let take = |id: &NodeId| values[*id].clone().expect("wanted values are alive");
         Ok((wanted.iter().map(take).collect(), bn_stats))
     }

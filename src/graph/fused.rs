@@ -1,8 +1,9 @@
-//! A student's layers as blocks (`ops::conv_block`): convolution and batch norm, residual sum, ReLU and quantizer as one node of
-//! the tape, chosen by rule in every pass. What is asked for by name is computed: a block whose inner values are wanted, or
-//! given, runs as its parts, which give the same bits.
+//! Layers as blocks, one node of the tape each, chosen by rule in every pass: a student's convolution and batch norm, residual
+//! sum, ReLU and quantizer (`ops::conv_block`); a float network's convolution and batch norm, its statistics, residual sum
+//! and ReLU (`ops::conv_stats`). What is asked for by name is computed: a block whose inner values are wanted, or given,
+//! runs as its parts, which give the same bits.
 
-use super::forward::{Forward, Mode, RangeMode};
+use super::forward::{BnStatistics, Forward, Mode, RangeMode};
 use super::passes::Chains;
 use super::{Network, NodeId, NodeKind};
 use crate::Result;
@@ -10,7 +11,9 @@ use crate::autograd::{Tape, Var};
 use crate::ops::activation::Activation;
 use crate::ops::conv_block::{Operand, Then, conv_block};
 use crate::ops::conv_bn_tune::TuneNorm;
+use crate::ops::conv_stats::{After, conv_stats};
 use crate::ops::fake_quant::Codes;
+use crate::ops::tune_stats::tune_stats;
 
 /// Which nodes are computed together.
 pub(super) struct Blocks(Chains);
@@ -30,34 +33,33 @@ impl Network {
     pub(super) fn blocks(&self, missing: &[bool], wanted: &[NodeId], how: Forward, stats: bool) -> Blocks {
         let nodes = &self.graph.nodes;
         let mut chains = Chains::of(&self.graph);
-        let plain = how.blocks
-            && how.mode == Mode::Eval
-            && how.ranges == RangeMode::Frozen
-            && !how.float
-            && how.drop.is_none()
-            && how.swing.is_none()
-            && !stats;
+        let plain = how.blocks && how.mode == Mode::Eval && how.swing.is_none();
+        // Ranges that are being tracked are found from what the quantizer is given.
+        let quantized = !how.float && how.ranges == RangeMode::Frozen && how.drop.is_none() && !stats;
         chains.retain(|head, behind| {
-            let NodeKind::ConvBn { weight, quant: Some(_), .. } = &nodes[head].kind else { return false };
+            let NodeKind::ConvBn { weight, quant, .. } = &nodes[head].kind else { return false };
             let Some((last, inner)) = behind.split_last() else { return false };
-            let inner = || std::iter::once(&head).chain(inner);
-            plain
-                && matches!(nodes[*last].kind, NodeKind::FakeQuant { .. })
-                && !self.stand_ins.contains_key(weight)
-                && missing[*last]
-                && inner().all(|id| missing[*id] && !wanted.contains(id))
+            let quantizers = behind.iter().filter(|id| matches!(nodes[**id].kind, NodeKind::FakeQuant { .. })).count();
+            let fits = match quant {
+                Some(_) => quantized && quantizers == 1 && !self.stand_ins.contains_key(weight),
+                None => quantizers == 0,
+            };
+            let mut inner = std::iter::once(&head).chain(inner);
+            plain && fits && missing[*last] && inner.all(|id| missing[*id] && !wanted.contains(id))
         });
         Blocks(chains)
     }
 
-    /// The output of the block of `nodes`; `value` gives what it reads.
+    /// The output of the block of `nodes`, with its codes if it is a student's, and the statistics of its convolution if they are
+    /// wanted; `value` gives what it reads.
     pub(super) fn block(
         &self,
         tape: &mut Tape,
         nodes: &[NodeId],
         value: impl Fn(NodeId) -> (Var, Option<Codes>),
+        stats: bool,
         how: Forward,
-    ) -> Result<(Var, Codes)> {
+    ) -> Result<(Var, Option<Codes>, Option<BnStatistics>)> {
         let graph = self.graph.clone();
         let head = &graph.nodes[nodes[0]];
         let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = &head.kind else {
@@ -82,12 +84,19 @@ impl Network {
             }
         }
         let end = &graph.nodes[*nodes.last().expect("a block has nodes")];
-        let NodeKind::FakeQuant { bits } = end.kind else { unreachable!("blocks end with quantizers") };
+        let NodeKind::FakeQuant { bits } = end.kind else {
+            let after = After { residual: residual.as_ref().map(|(var, _)| var), relu, stats };
+            let (y, found) = conv_stats(tape, [&x, &w], bias.as_ref(), norm, *params, after)?;
+            let Some((y_mean, y_var)) = found else { return Ok((y, None, None)) };
+            let (mean, var) = tune_stats(tape, &y_mean, &y_var, norm)?;
+            return Ok((y, None, Some(BnStatistics { node: nodes[0], mean, var })));
+        };
         let lo = self.var(&self.ranges, tape, &format!("{}.lo", end.name), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{}.hi", end.name), how)?;
         let residual = residual.as_ref().map(|(var, codes)| Operand { var, codes: codes.as_ref() });
         let then = Then { residual, relu, lo: &lo, hi: &hi, bits, ste: how.ste };
         let (x, w) = (Operand { var: &x, codes: xq.as_ref() }, Operand { var: &w, codes: wq.as_ref() });
-        conv_block(tape, [x, w], bias.as_ref(), norm, *params, then)
+        let (y, codes) = conv_block(tape, [x, w], bias.as_ref(), norm, *params, then)?;
+        Ok((y, Some(codes), None))
     }
 }

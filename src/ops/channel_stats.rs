@@ -86,18 +86,22 @@ pub(crate) fn statistics(op: &'static str, x: &Tensor) -> Result<(Tensor, Tensor
         crate::for_real!(op, x.dtype(), T => {
             // In f64 the difference of the two moments loses nothing that f32 data could show.
             let [sum, square] = Columns::new(c).sums::<T>(x.host(), x.host(), #[inline(always)] |x, _| (x, x * x));
-            let m = rows as f64;
-            for (i, (mean, var)) in mean.host_mut::<T>().iter_mut().zip(var.host_mut::<T>()).enumerate() {
-                let centre = sum[i] / m;
-                *mean = T::of(centre);
-                // Not `max`, which would turn NaN into 0.
-                let v = square[i] / m - centre * centre;
-                *var = T::of(if v < 0.0 { 0.0 } else { v });
-            }
+            from_moments::<T>(&[sum, square], rows as f64, [mean.host_mut(), var.host_mut()]);
             Ok(())
         })?;
     }
     Ok((mean, var))
+}
+
+/// Mean and biased variance of `m` values per channel from the sums of them and of their squares.
+pub(crate) fn from_moments<T: Real>([sum, square]: &[Vec<f64>; 2], m: f64, [mean, var]: [&mut [T]; 2]) {
+    for (i, (mean, var)) in mean.iter_mut().zip(var).enumerate() {
+        let centre = sum[i] / m;
+        *mean = T::of(centre);
+        // Not `max`, which would turn NaN into 0.
+        let v = square[i] / m - centre * centre;
+        *var = T::of(if v < 0.0 { 0.0 } else { v });
+    }
 }
 
 /// Geometry of a two-stage reduction over rows on the GPU: blocks of 256 threads as `lanes` channels times

@@ -114,7 +114,19 @@ impl Columns {
 
     #[inline(always)]
     fn sum_chunk<T: Real>(&self, a: &[T], b: &[T], f: impl Fn(f64, f64) -> (f64, f64)) -> Vec<f64> {
-        let mut both = vec![0f64; 2 * self.width];
+        let mut both = self.no_sums();
+        self.add_to(&mut both, a, b, f);
+        both
+    }
+
+    /// Sums of nothing yet, in the form that [`Columns::combine`] takes.
+    pub fn no_sums(&self) -> Vec<f64> {
+        vec![0f64; 2 * self.width]
+    }
+
+    /// Adds both halves of `f(a, b)`; `a` and `b` begin with channel 0.
+    #[inline(always)]
+    pub fn add_to<T: Real>(&self, both: &mut [f64], a: &[T], b: &[T], f: impl Fn(f64, f64) -> (f64, f64)) {
         let (first, second) = both.split_at_mut(self.width);
         for (a, b) in a.chunks(self.width).zip(b.chunks(self.width)) {
             let n = a.len();
@@ -125,10 +137,10 @@ impl Columns {
                 second[j] += v;
             }
         }
-        both
     }
 
-    fn combine(&self, parts: &[Vec<f64>]) -> [Vec<f64>; 2] {
+    /// Per channel, both sums of all parts, in their order.
+    pub fn combine(&self, parts: &[Vec<f64>]) -> [Vec<f64>; 2] {
         let mut sums = [vec![0f64; self.c], vec![0f64; self.c]];
         for part in parts {
             for (sum, part) in sums.iter_mut().zip(part.chunks(self.width)) {

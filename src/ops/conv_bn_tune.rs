@@ -88,7 +88,7 @@ pub fn conv_bn_tune_in_turn(
     Ok(record(tape, [x, w], bias, norm, fold, y, p))
 }
 
-fn same_kind(x: &Var, w: &Var) -> Result<()> {
+pub(in crate::ops) fn same_kind(x: &Var, w: &Var) -> Result<()> {
     crate::ensure_op!(
         w.dtype() == x.dtype() && w.value.device() == x.value.device(),
         OP,
@@ -161,7 +161,7 @@ pub(in crate::ops) struct Fold {
 
 impl Fold {
     /// `w' = s w` and the shift `b'`.
-    fn apply(&self, w: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn apply(&self, w: &Tensor) -> Result<(Tensor, Tensor)> {
         let mut scaled = Tensor::empty_like(w, w.shape())?;
         let mut shift = Tensor::empty_like(w, [self.mean.len()])?;
         let length = w.len() / self.mean.len();

@@ -33,6 +33,7 @@ registry! {
     conv2d_int,
     conv_block,
     conv_bn_tune,
+    conv_stats,
     correlation_inhibition,
     crop_flip,
     dkd,

@@ -141,6 +141,18 @@ fn span(passes: &[Pass], first: impl Fn(&Pass) -> isize, taps: impl Fn(&Pass) ->
 
 impl Conv<'_> {
     fn run(&self, x: &[f32], y: &mut [f32]) {
+        let rows = vec![(); y.len() / (self.output[1] * self.output[2]).max(1)];
+        self.run_rows(x, y, rows, |_, _| ());
+    }
+
+    /// [`Self::run`]; `finish` is handed each band when it is done, with what `out` has for its rows.
+    fn run_rows<O: Send, R: Send>(
+        &self,
+        x: &[f32],
+        y: &mut [f32],
+        mut out: Vec<O>,
+        finish: impl Fn(&mut [f32], &mut [O]) -> R + Sync,
+    ) -> Vec<R> {
         let [h, w, c] = self.source;
         let [p, q, k] = self.output;
         let mut bias = vec![0f32; k.next_multiple_of(self.isa.width(k))];
@@ -153,14 +165,19 @@ impl Conv<'_> {
         let stride = self.passes[0].stride;
         let taps = self.passes.iter().map(|p| p.r).max().unwrap_or(1);
         let rows = (SCRATCH / row).saturating_sub(taps).max(LEAST * stride) / stride * self.out_stride;
-        let bands: Vec<(usize, usize, &mut [f32])> = y
-            .chunks_exact_mut(p * q * k)
+        let images = y.chunks_exact_mut(p * q * k).zip(out.chunks_exact_mut(p));
+        let bands: Vec<(usize, usize, &mut [f32], &mut [O])> = images
             .enumerate()
-            .flat_map(|(n, y)| y.chunks_mut(rows * q * k).enumerate().map(move |(i, y)| (n, i * rows, y)))
+            .flat_map(|(n, (y, out))| {
+                let bands = y.chunks_mut(rows * q * k).zip(out.chunks_mut(rows)).enumerate();
+                bands.map(move |(i, (y, out))| (n, i * rows, y, out))
+            })
             .collect();
-        bands.into_par_iter().for_each(|(n, first, y)| {
+        let of = |(n, first, y, out): (usize, usize, &mut [f32], &mut [O])| {
             self.band(&x[n * h * w * c..][..h * w * c], first, left, (right - left) as usize, y, &bias);
-        });
+            finish(y, out)
+        };
+        bands.into_par_iter().map(of).collect()
     }
 
     /// The output rows from `first` on that `y` holds; `left` and `width` are the source columns of all passes.
@@ -212,11 +229,21 @@ fn correlate(
     mode: GradMode,
     g: &Geometry,
 ) {
+    correlation(isa, at, bias, mode, g).run(x, y);
+}
+
+fn correlation<'a>(
+    isa: Isa,
+    at: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    bias: Option<&'a [f32]>,
+    mode: GradMode,
+    g: &Geometry,
+) -> Conv<'a> {
     let pad = -(g.pad as isize);
     let weights = pack(isa, g.k, [g.r, g.s, g.c], at);
     let pass = Pass { r: g.r, s: g.s, stride: g.stride, top: pad, left: pad, out_first: [0, 0], weights };
     let (source, output) = ([g.h, g.w, g.c], [g.p, g.q, g.k]);
-    Conv { isa, source, output, out_stride: 1, passes: vec![pass], bias, mode }.run(x, y);
+    Conv { isa, source, output, out_stride: 1, passes: vec![pass], bias, mode }
 }
 
 /// The transpose of `correlate`: `dx = conv^T(dy, at)` with the sizes of `g`, plus `bias[c]`.
@@ -342,6 +369,18 @@ fn krsc<'a>(w: &'a [f32], g: &Geometry) -> impl Fn(usize, usize, usize, usize) -
 
 pub(super) fn fprop(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32], g: &Geometry) {
     correlate(Isa::widest(), x, krsc(w, g), bias, y, GradMode::Overwrite, g);
+}
+
+pub(super) fn fprop_rows<O: Send, R: Send>(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    g: &Geometry,
+    out: Vec<O>,
+    finish: impl Fn(&mut [f32], &mut [O]) -> R + Sync,
+) -> Vec<R> {
+    correlation(Isa::widest(), krsc(w, g), bias, GradMode::Overwrite, g).run_rows(x, y, out, finish)
 }
 
 pub(super) fn dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMode, g: &Geometry) {

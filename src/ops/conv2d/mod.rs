@@ -92,7 +92,7 @@ fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
 }
 
 /// Whether the blocked f32 path takes this convolution.
-fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
+pub(crate) fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
     x.dtype() == DType::F32 && p.dilation == 1
 }
 
@@ -110,6 +110,21 @@ pub(crate) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tenso
             Ok(())
         })
     }
+}
+
+/// [`fprop`] on the CPU where [`blocked`]: `finish(y, out)` is handed some output rows while they are in the cache, with what
+/// `out` has for each of them (one per row of all images), and its results come back in order.
+pub(crate) fn fprop_rows<O: Send, R: Send>(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    y: &mut Tensor,
+    p: Conv2dParams,
+    out: Vec<O>,
+    finish: impl Fn(&mut [f32], &mut [O]) -> R + Sync,
+) -> Result<Vec<R>> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    Ok(cpu::fprop_rows(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g, out, finish))
 }
 
 /// Input gradient into `dx[n h w c]`.

@@ -1,5 +1,6 @@
 //! On the CPU: row by row, while the sums of the convolution are in the cache; one sweep backward.
 
+use super::bits::{Bits, each_kept, pack};
 use super::{Content, Made, Then, affine};
 use crate::ops::batch_norm::Stored;
 use crate::ops::conv2d_int::epilogue::table;
@@ -128,19 +129,12 @@ impl<T: RoundEven> Sweep<T> {
     /// Bits of the elements of `v`, before the ReLU, whose gradient passes.
     #[inline(always)]
     fn mask(&self, v: &[T], mask: &mut [u8]) {
-        let (a, mut passes) = (self.to, [0u8; PIECE]);
-        let passes = &mut passes[..v.len().next_multiple_of(8)];
+        let a = self.to;
         match (self.relu, self.clip) {
-            (true, false) => passes.iter_mut().zip(v).for_each(|(p, v)| *p = u8::from(*v > T::zero())),
-            (true, true) => passes.iter_mut().zip(v).for_each(|(p, v)| {
-                *p = u8::from(*v > T::zero()) & u8::from(a.inside(a.level(*v)));
-            }),
-            (false, _) => passes.iter_mut().zip(v).for_each(|(p, v)| *p = u8::from(a.inside(a.level(*v)))),
-        }
-        for (to, eight) in mask.iter_mut().zip(passes.chunks_exact(8)) {
-            // Byte i times 2^(56 - 7 i) puts its bit at 56 + i.
-            let bytes = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
-            *to = (bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+            (true, false) => pack(v, mask, |v| v > T::zero()),
+            // No short cut: it would be a branch.
+            (true, true) => pack(v, mask, |v| (v > T::zero()) & a.inside(a.level(v))),
+            (false, _) => pack(v, mask, |v| a.inside(a.level(v))),
         }
     }
 }
@@ -168,20 +162,7 @@ fn masked_task<T: Real + Bits>(dy: &mut [T], mask: &[u8], row: usize, k: usize) 
     let width = k * 64usize.div_ceil(k);
     let (mut sums, mut line) = (vec![0f64; width], vec![T::zero(); width]);
     for (dy, mask) in dy.chunks_exact_mut(row).zip(mask.chunks_exact(row.div_ceil(8))) {
-        let mut pieces = dy.chunks_exact_mut(16);
-        let mut bytes = mask.chunks_exact(2);
-        for (dy, m) in pieces.by_ref().zip(bytes.by_ref()) {
-            let m = u32::from(u16::from_le_bytes([m[0], m[1]]));
-            let dy: &mut [T; 16] = dy.try_into().expect("sixteen elements");
-            for (i, dy) in dy.iter_mut().enumerate() {
-                *dy = dy.kept(m >> i & 1);
-            }
-        }
-        let tail = pieces.into_remainder();
-        let from = row - tail.len();
-        for (i, dy) in tail.iter_mut().enumerate() {
-            *dy = dy.kept(u32::from(mask[(from + i) / 8] >> ((from + i) % 8) & 1));
-        }
+        each_kept(dy, mask);
         line.fill(T::zero());
         for dy in dy.chunks(width) {
             line.iter_mut().zip(dy).for_each(|(s, v)| *s += *v);
@@ -189,22 +170,4 @@ fn masked_task<T: Real + Bits>(dy: &mut [T], mask: &[u8], row: usize, k: usize) 
         sums.iter_mut().zip(&line).for_each(|(s, v)| *s += v.f64());
     }
     (0..k).map(|i| sums.iter().skip(i).step_by(k).sum()).collect()
-}
-
-/// Numbers that a bit switches off without a branch.
-pub(super) trait Bits: Sized {
-    /// The number itself where `bit` is 1, zero where it is 0.
-    fn kept(self, bit: u32) -> Self;
-}
-impl Bits for f32 {
-    #[inline(always)]
-    fn kept(self, bit: u32) -> Self {
-        Self::from_bits(self.to_bits() & 0u32.wrapping_sub(bit))
-    }
-}
-impl Bits for f64 {
-    #[inline(always)]
-    fn kept(self, bit: u32) -> Self {
-        Self::from_bits(self.to_bits() & 0u64.wrapping_sub(u64::from(bit)))
-    }
 }

@@ -15,6 +15,7 @@
 //! `keep` is the bit. The learned rules' gradients of the range need `u` itself, because they weigh each element with what
 //! rounding added to it: then `u` is kept in f32 instead of the bit.
 
+pub(in crate::ops) mod bits;
 mod cases;
 mod cpu;
 mod gpu;
