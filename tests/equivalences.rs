@@ -9,8 +9,10 @@ use ghostbit::ops::batch_norm::{Running, batch_norm_eval, batch_norm_train};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv2d::{Conv2dParams, Math, conv2d};
 use ghostbit::ops::conv2d_depthwise::conv2d_depthwise;
-use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant};
-use ghostbit::ops::observe::{EmaForm, min_max};
+use ghostbit::ops::fake_quant::{Axis, FakeQuantSpec, Ste, fake_quant, fake_quant_coded};
+use ghostbit::ops::observe::{self, EmaForm, min_max};
+use ghostbit::ops::random;
+use ghostbit::ops::weight_quant::{Part, Rows, weight_quant};
 use ghostbit::tensor::{DType, Shape, Tensor, init};
 
 /// Values in -1..1 of either float type.
@@ -289,7 +291,9 @@ fn students_in_blocks_equal_students_in_parts() {
                 // Half of the ranges, so that something is clamped.
                 student.scale_activation_ranges(0.5).unwrap();
                 (student.params.train().unwrap(), student.ranges.train().unwrap());
-                let how = Forward { ste, blocks, ..Forward::eval() };
+                // Weight ranges are learned or found anew.
+                let weight_min_max = ste == Ste::Identity;
+                let how = Forward { ste, blocks, weight_min_max, ..Forward::eval() };
                 let taps = Taps { nodes: if tapped { bodies.clone() } else { Vec::new() }, ..Taps::default() };
                 let before = device.memory().live;
                 let mut tape = Tape::new(&device);
@@ -356,6 +360,43 @@ fn frozen_networks_in_blocks_equal_those_in_parts() {
             assert!(kept * 3 < kept_twin * 2);
         }
     }
+}
+
+/// Codes, values and ranges of weights quantized together are those of each weight by itself.
+#[test]
+fn weights_quantized_at_once_are_those_quantized_one_by_one() {
+    for device in [Ok(Device::cpu()), Device::emulator()].into_iter().flatten() {
+        let mut host = random::normal(&Device::cpu(), [4000], 3, 0).unwrap();
+        host.host_mut::<f32>()[700] = f32::NAN;
+        let flat = host.to_device(&device).unwrap();
+        let parts = [(0, 16, 27, 8), (512, 7, 45, 4), (1024, 3, 901, 3)];
+        let parts = parts.map(|(start, rows, length, bits)| Part { start, rows, length, bits });
+        let made = weight_quant(&flat, &Rows::new(&device, &parts).unwrap()).unwrap();
+        let bits = |t: &Tensor| -> Vec<u32> {
+            // One NaN is as good as another.
+            t.to_vec::<f32>().unwrap().iter().map(|v| if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() }).collect()
+        };
+        let mut first = 0;
+        for p in &parts {
+            let w = flat.view(p.start, [p.rows, p.length]).unwrap();
+            let (lo, hi) = observe::min_max(&w, Axis::Outer).unwrap();
+            let spec = FakeQuantSpec { bits: p.bits, axis: Axis::Outer, ste: Ste::Identity };
+            let [w, lo, hi] = [w, lo, hi].map(Var::constant);
+            let (v, q) = fake_quant_coded(&mut Tape::inference(&device), &w, &lo, &hi, spec).unwrap();
+            let range = |t: &Tensor| t.view(first, [p.rows]).unwrap();
+            assert_eq!(bits(&range(&made.lo)), bits(&lo.value), "{device:?} {p:?}");
+            assert_eq!(bits(&range(&made.hi)), bits(&hi.value), "{device:?} {p:?}");
+            assert_eq!(bits(&made.values.view(p.start, v.shape()).unwrap()), bits(&v.value), "{device:?} {p:?}");
+            let codes = |t: &Tensor| t.to_vec::<i8>().unwrap();
+            assert_eq!(codes(&made.codes.view(p.start, v.shape()).unwrap()), codes(&q.values), "{device:?} {p:?}");
+            first += p.rows;
+        }
+    }
+    let d = Device::cpu();
+    let overlap = [(0, 2, 5, 4), (9, 1, 3, 4)].map(|(start, rows, length, bits)| Part { start, rows, length, bits });
+    assert!(Rows::new(&d, &overlap).is_err() && Rows::new(&d, &[]).is_err());
+    let rows = Rows::new(&d, &overlap[..1]).unwrap();
+    assert!(weight_quant(&Tensor::zeros(&d, [9], DType::F32).unwrap(), &rows).is_err());
 }
 
 /// The precision that a graph asks for reaches a GPU's kernels, and does nothing on a CPU.

@@ -37,8 +37,10 @@ impl Network {
         let output = graph.nodes.len() - 1;
         let mut wanted = taps.nodes.clone();
         wanted.push(output);
-        let (mut found, bn_stats) =
-            self.run(tape, values, &vec![true; graph.nodes.len()], &wanted, how, taps.bn_stats)?;
+        self.quantize_weights(how)?;
+        let result = self.run(tape, values, &vec![true; graph.nodes.len()], &wanted, how, taps.bn_stats);
+        self.forget_weights();
+        let (mut found, bn_stats) = result?;
         let output = found.pop().expect("the output was wanted");
         Ok(Outputs { output, bn_stats, taps: found })
     }

@@ -1,5 +1,6 @@
 //! A graph with values: parameters, buffers, quantizer ranges.
 
+use super::quantized::QuantizedWeights;
 use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
 use crate::Result;
 use crate::autograd::Var;
@@ -23,6 +24,8 @@ pub struct Network {
     pub(super) ema: BTreeMap<String, EmaState>,
     /// Of the pass under way: see [`Network::forward_part`].
     pub(super) stand_ins: BTreeMap<String, Var>,
+    /// Where the quantized weights lie.
+    pub(super) weights: QuantizedWeights,
 }
 
 /// A quantizer of a network: a weight (per output channel) or a fake-quant node (per tensor).
@@ -79,7 +82,8 @@ impl Network {
             }
         }
         let ranges = ParamStore::new(device, &specs, seed)?;
-        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema, stand_ins: BTreeMap::new() })
+        let weights = QuantizedWeights::new(&graph, &params)?;
+        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema, stand_ins: BTreeMap::new(), weights })
     }
 
     pub fn device(&self) -> Device {

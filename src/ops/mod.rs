@@ -69,4 +69,5 @@ registry! {
     tune_stats,
     unit_range,
     upsample,
+    weight_quant,
 }

@@ -97,6 +97,11 @@ pub fn min_max(x: &Tensor, axis: Axis) -> Result<(Tensor, Tensor)> {
     Ok((lo, hi))
 }
 
+/// Smallest and largest value of a row that one task takes, NaN if one is there.
+pub(in crate::ops) fn row_ends<T: Real>(row: &[T]) -> [T; 2] {
+    row.chunks(PIECE).map(piece).fold([T::infinity(), T::neg_infinity()], join)
+}
+
 /// Ends of two ranges together; exact, so the order does not matter. NaN wins.
 fn join<T: Real>([a, b]: [T; 2], [c, d]: [T; 2]) -> [T; 2] {
     if a.is_nan() || c.is_nan() {
