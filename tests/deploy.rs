@@ -77,6 +77,16 @@ fn kernels_compute_the_fake_quantized_network() {
 }
 
 #[test]
+fn codes_pass_max_pooling() {
+    let network = lower(&calibrated(&with_downsampling(), QuantizeSpec::new(4, 4), 1), Normalization::CIFAR).unwrap();
+    let at = |name: &str| network.nodes.iter().position(|n| n.name == name).unwrap();
+    let (values, max, after) = (network.values().unwrap(), at("max"), at("after"));
+    assert_eq!(network.nodes[after].inputs, [max]);
+    assert_eq!(values[max].codes, values[network.nodes[max].inputs[0]].codes);
+    assert!(values[max].codes.is_some());
+}
+
+#[test]
 fn resnet20() {
     let graph = cifar_resnet(3, 10);
     let x = images(19, &graph, 3);

@@ -74,6 +74,10 @@ impl Engine {
                 (Kind::Norm(n), _) => finish(Steps { norm: Some(vectors(n)), ..Steps::default() })?,
                 (Kind::Relu, _) => finish(Steps { relu: true, ..Steps::default() })?,
                 (Kind::Add, _) => finish(Steps::default())?,
+                // The largest value's code: values of codes give their codes back.
+                (Kind::MaxPool { .. }, Some(Value { codes: Some(q), .. })) => {
+                    finish(Steps { to: Some(q.affine()), ..Steps::default() })?
+                }
                 _ => Prepared::Nothing,
             });
         }
@@ -158,10 +162,13 @@ impl Engine {
                 }
                 (Kind::Quantize(_) | Kind::Norm(_) | Kind::Relu, Prepared::Finish(f)) => f.run(arg(0), None)?,
                 (Kind::Add, Prepared::Finish(f)) => f.run(arg(0), Some(arg(1)))?,
-                (kind, _) => {
-                    let x = real(arg(0))?;
-                    let of = Var::constant(x.clone());
-                    Branch::Real(match kind {
+                (Kind::Reshape { .. }, _) => match arg(0) {
+                    Branch::Real(t) => Branch::Real(t.reshape(shape)?),
+                    Branch::Codes(t, a) => Branch::Codes(t.reshape(shape)?, *a),
+                },
+                (kind, prepared) => {
+                    let of = Var::constant(real(arg(0))?);
+                    let y = Branch::Real(match kind {
                         Kind::ShortcutA { stride, c_out } => {
                             shortcut::shortcut_a(&mut tape, &of, *stride, *c_out)?.value
                         }
@@ -175,9 +182,12 @@ impl Engine {
                         Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
                         Kind::MaxPool { k, stride, pad } => pool::max_pool(&mut tape, &of, *k, *stride, *pad)?.value,
                         Kind::AvgPool { k, stride, pad } => pool::avg_pool(&mut tape, &of, *k, *stride, *pad)?.value,
-                        Kind::Reshape { .. } => x.reshape(shape)?,
                         _ => unreachable!("all other nodes were prepared"),
-                    })
+                    });
+                    match prepared {
+                        Prepared::Finish(f) => f.run(&y, None)?,
+                        _ => y,
+                    }
                 }
             };
             for &i in &node.inputs {

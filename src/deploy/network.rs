@@ -63,7 +63,8 @@ pub enum Kind {
     },
     /// f32 to codes.
     Quantize(Quantizer),
-    /// `(v - mean) * scale + shift` per channel; codes are taken for their values, here and below.
+    /// `(v - mean) * scale + shift` per channel; codes are taken for their values, here and below, but for max pooling and
+    /// changes of shape, which give codes of codes.
     Norm(Norm),
     Relu,
     /// ReLU cut off at 6.
@@ -382,13 +383,14 @@ impl IntegerNetwork {
                 real(vec![h.div_ceil(*stride), w.div_ceil(*stride), *c_out])
             }
             Kind::GlobalAvgPool => real(vec![image(x[0])?[2]]),
-            Kind::MaxPool { k, stride, pad } | Kind::AvgPool { k, stride, pad } => real(pooled(*k, *stride, *pad)?),
+            Kind::MaxPool { k, stride, pad } => Value { shape: pooled(*k, *stride, *pad)?, codes: x[0].codes },
+            Kind::AvgPool { k, stride, pad } => real(pooled(*k, *stride, *pad)?),
             Kind::Reshape { shape } => {
                 let elements = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
                 if elements != Some(x[0].shape.iter().product()) || !(1..=3).contains(&shape.len()) {
                     return Err(format!("{:?} cannot become {shape:?}", x[0].shape));
                 }
-                real(shape.clone())
+                Value { shape: shape.clone(), codes: x[0].codes }
             }
         })
     }

@@ -13,9 +13,10 @@ use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
 use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
-use crate::ops::fake_quant::{Codes, dequantize};
+use crate::ops::fake_quant::{Codes, dequantize, fake_quant_codes};
 use crate::ops::tune_stats::tune_stats;
 use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
+use crate::quant::Axis;
 use crate::tensor::DType;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -164,7 +165,14 @@ impl Network {
                             (args[0], xq) = (swing.apply(tape, args[0].clone(), id)?, None);
                         }
                     }
-                    self.plain(tape, kind, &args, xq.as_ref(), how)?
+                    let y = self.plain(tape, kind, &args, xq.as_ref(), how)?;
+                    codes[id] = match xq {
+                        Some(q) if kind.moves_codes() && graph.computes_with_codes(id) => {
+                            Some(Codes { values: fake_quant_codes(&y.value, &q.lo, &q.hi, q.bits, Axis::Tensor)?, ..q })
+                        }
+                        _ => None,
+                    };
+                    y
                 }
             };
             values[id] = Some(y);

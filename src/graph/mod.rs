@@ -121,6 +121,10 @@ pub struct WeightQuant {
 }
 
 impl NodeKind {
+    /// Whether the outputs are some of the inputs: of codes they are codes of the same quantizer.
+    pub fn moves_codes(&self) -> bool {
+        matches!(self, Self::MaxPool { .. } | Self::Reshape { .. })
+    }
     /// The op's name, as in tables.
     pub fn op(&self) -> &'static str {
         match self {
@@ -292,16 +296,17 @@ impl Graph {
             .ok_or_else(|| Error::network(&self.name, format!("no node '{name}'; see `ghostbit inspect`")))
     }
 
-    /// Whether a quantized layer reads node `id`: then the codes of a quantizer there are of use.
+    /// Whether a quantized layer reads node `id`, directly or behind what only moves codes: then the codes of a quantizer there
+    /// are of use.
     pub fn computes_with_codes(&self, id: NodeId) -> bool {
-        self.nodes.iter().any(|n| {
+        self.nodes.iter().enumerate().any(|(reader, n)| {
             let quantized = matches!(
                 n.kind,
                 NodeKind::Conv2d { quant: Some(_), .. }
                     | NodeKind::ConvBn { quant: Some(_), .. }
                     | NodeKind::Linear { quant: Some(_), .. }
             );
-            quantized && n.inputs.first() == Some(&id)
+            n.inputs.first() == Some(&id) && (quantized || n.kind.moves_codes() && self.computes_with_codes(reader))
         })
     }
 }
