@@ -174,7 +174,10 @@ impl Export<'_> {
             None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
         };
         let mut stored = self.stored(layer, fold.then_some(&scale[..]));
-        let mut shift = shift;
+        let mut shift = match self.rests(id, layer) {
+            Some(([x, y], rests)) => rounding::centred(layer, [&x, &y], &rests, [&scale, &shift]),
+            None => shift,
+        };
         if let (true, Some(stored)) = (fold, &mut stored) {
             self.round_as_the_engine(id, layer, &scale, stored, &mut shift);
         }
@@ -210,6 +213,31 @@ impl Export<'_> {
             Some(q) => self.quantize(id, v, q, true),
             None => Ok(v),
         }
+    }
+
+    /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
+    /// `None` where they are not few.
+    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
+        let inputs = &self.network.nodes[id].inputs;
+        let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
+        let values = |q: &Quantizer| -> Vec<f32> {
+            let half = 1 << (q.bits - 1);
+            (-half..half).map(|code| q.affine().value(code as f32)).collect()
+        };
+        let rests = match layer.then.residual {
+            false => vec![0.0],
+            true => {
+                let other = &self.network.nodes[inputs[1]];
+                match (&other.kind, self.values[inputs[1]].codes) {
+                    (_, Some(q)) => values(&q),
+                    // New channels are 0.
+                    (Kind::ShortcutA { .. }, _) => [values(&self.values[other.inputs[0]].codes?), vec![0.0]].concat(),
+                    _ => return None,
+                }
+            }
+        };
+        // 6 bits beside 6 bits; beyond, the room is smaller than what f32 rounds.
+        (rests.len() << quantizers[1].bits <= 1 << 13).then_some((quantizers, rests))
     }
 
     /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the
@@ -346,7 +374,18 @@ impl Export<'_> {
             return Err(self.fail(id, format!("its output's range does not hold 0 (zero point {zero})")));
         }
         let mut zero_point = self.writer.codes(name("zero_point"), &[], DataType::Uint8, &[zero])?;
-        let mut codes = self.writer.node("QuantizeLinear", &[&v, &step, &zero_point], name("codes"), &[]);
+        let mut codes = if fused {
+            self.writer.node("QuantizeLinear", &[&v, &step, &zero_point], name("codes"), &[])
+        } else {
+            // Pixels have few values, and all of one value may lie at an edge: rounded from the engine's own product and difference.
+            let scale = self.writer.floats(name("scale"), &[], &[q.scale]);
+            let shift = self.writer.floats(name("zero"), &[], &[q.zero as f32]);
+            let one = self.writer.floats(name("one"), &[], &[1.0]);
+            let middle = self.writer.codes(name("middle"), &[], DataType::Uint8, &[half])?;
+            let scaled = self.writer.node("Mul", &[&v, &scale], name("scaled"), &[]);
+            let level = self.writer.node("Sub", &[&scaled, &shift], name("level"), &[]);
+            self.writer.node("QuantizeLinear", &[&level, &one, &middle], name("codes"), &[])
+        };
         if q.bits < 8 {
             let ends = [("low", 0), ("high", 2 * half - 1)];
             let [low, high] = ends.map(|(n, code)| self.writer.codes(name(n), &[], DataType::Uint8, &[code]));

@@ -1,6 +1,9 @@
 //! Biases that a runtime may round. QLinearConv adds an integer bias to the sums, multiplies by an f32 and rounds to codes. What
 //! counts is only at which sum each code begins, and sums are integers: where there is room between two of them, an integer
-//! bias and a multiplier exist that give the engine's codes for every sum that can occur. This finds them, per channel.
+//! bias and a multiplier exist that give the engine's codes for every sum that can occur. [`exact`] finds them, per channel.
+//!
+//! Where a runtime computes in f32, a sum that lies at the edge between two codes may fall to either side. [`centred`] moves each
+//! channel's shift to the middle of the room that all sums, and all values of a residual that are codes, leave it.
 
 use super::super::network::{Layer, Quantizer};
 use crate::ops::conv2d_int::Ranges;
@@ -34,7 +37,8 @@ pub(super) fn exact(
     channels: &[Channel],
 ) -> Vec<Option<(i64, f32)>> {
     let engine = Rounding::new(layer, x, y);
-    let begin = engine.begins(channels);
+    let turned: Vec<bool> = channels.iter().map(|c| c.turned).collect();
+    let begin = engine.begins(&turned, 0.0);
     let half = 1i64 << (y.bits - 1);
     let solve = |(k, channel): (usize, &Channel)| {
         let reach = engine.reach[k];
@@ -86,11 +90,43 @@ pub(super) fn exact(
     channels.iter().enumerate().map(solve).collect()
 }
 
+/// The shifts of `layer` (codes of `x` to codes of `y`, values `unit sum scale + shift + rest`, `rest` one of `rests`; a single 0
+/// without a residual), each in the middle of the room in which all codes are the engine's; as they were where there is none.
+pub(super) fn centred(layer: &Layer, [x, y]: [&Quantizer; 2], rests: &[f32], [scale, shift]: [&[f32]; 2]) -> Vec<f32> {
+    let engine = Rounding::new(layer, x, y);
+    let half = 1i64 << (y.bits - 1);
+    let per_sum: Vec<f64> =
+        engine.ranges.w.iter().zip(scale).map(|(w, s)| f64::from(engine.ranges.unit(w)) * f64::from(*s)).collect();
+    let turned: Vec<bool> = per_sum.iter().map(|u| *u < 0.0).collect();
+    let mut room = vec![(f64::NEG_INFINITY, f64::INFINITY); shift.len()];
+    for rest in rests {
+        for (level, begins) in engine.begins(&turned, *rest).iter().enumerate() {
+            let edge =
+                ((level as i64 + 1 - half + i64::from(y.zero)) as f64 - 0.5) / f64::from(y.scale) - f64::from(*rest);
+            for (k, (low, high)) in room.iter_mut().enumerate() {
+                let (u, reach) = (per_sum[k].abs(), engine.reach[k]);
+                if begins[k] <= reach {
+                    *low = low.max(edge - u * begins[k] as f64);
+                }
+                if begins[k] > -reach {
+                    *high = high.min(edge - u * (begins[k] - 1) as f64);
+                }
+            }
+        }
+    }
+    let middle = |((low, high), shift): ((f64, f64), &f32)| {
+        let some = low.is_finite() && high.is_finite() && low < high;
+        if some { (0.5 * (low + high)) as f32 } else { *shift }
+    };
+    room.into_iter().zip(shift).map(middle).collect()
+}
+
 /// The engine's codes of sums.
 struct Rounding {
     ranges: Ranges<f32>,
     epilogue: Epilogue,
     to: Affine<f32>,
+    residual: bool,
     /// No sum of a channel is larger, either way.
     reach: Vec<i64>,
 }
@@ -109,20 +145,23 @@ impl Rounding {
                 codes.iter().map(|q| (i64::from(*q) + zero).abs()).sum::<i64>() * input[0].max(input[1])
             })
             .collect();
-        Self { ranges, epilogue, to: y.affine(), reach }
+        Self { ranges, epilogue, to: y.affine(), residual: layer.then.residual, reach }
     }
 
-    fn codes(&self, sums: &[i64]) -> Vec<i8> {
+    /// `rest`: of the residual.
+    fn codes(&self, sums: &[i64], rest: f32) -> Vec<i8> {
         let mut v: Vec<f32> = sums.iter().zip(&self.ranges.w).map(|(s, w)| *s as f32 * self.ranges.unit(w)).collect();
         let mut codes = vec![0; v.len()];
-        self.epilogue.quantize(&mut v, Residual::None, &self.to, &mut codes);
+        let rest = vec![rest; sums.len()];
+        let residual = if self.residual { Residual::Real(&rest) } else { Residual::None };
+        self.epilogue.quantize(&mut v, residual, &self.to, &mut codes);
         codes
     }
 
     /// For every code but the lowest, and every channel: the smallest sum within reach (turned over where the channel is) that
     /// gives it or a larger one; one beyond reach if none does. Every step of the engine keeps the order of sums, or turns it.
-    fn begins(&self, channels: &[Channel]) -> Vec<Vec<i64>> {
-        let sign = |k: usize| if channels[k].turned { -1 } else { 1 };
+    fn begins(&self, turned: &[bool], rest: f32) -> Vec<Vec<i64>> {
+        let sign = |k: usize| if turned[k] { -1 } else { 1 };
         let (lowest, highest) = (self.to.low as i32, self.to.high as i32);
         let level = |code: i32| {
             let mut low: Vec<i64> = self.reach.iter().map(|r| -r).collect();
@@ -130,7 +169,7 @@ impl Rounding {
             while low.iter().zip(&high).any(|(l, h)| l < h) {
                 let middle: Vec<i64> = low.iter().zip(&high).map(|(l, h)| l + (h - l) / 2).collect();
                 let turned: Vec<i64> = middle.iter().enumerate().map(|(k, s)| sign(k) * s).collect();
-                for (k, q) in self.codes(&turned).into_iter().enumerate() {
+                for (k, q) in self.codes(&turned, rest).into_iter().enumerate() {
                     if low[k] < high[k] {
                         if i32::from(q) >= code { high[k] = middle[k] } else { low[k] = middle[k] + 1 }
                     }
@@ -177,7 +216,7 @@ mod tests {
             let found = exact(&layer, [&x, &y], steps, &channels);
             let reach = *engine.reach.iter().max().unwrap();
             for sum in -reach..=reach {
-                let codes = engine.codes(&vec![sum; k]);
+                let codes = engine.codes(&vec![sum; k], 0.0);
                 for (i, found) in found.iter().enumerate().filter(|(i, _)| sum.abs() <= engine.reach[*i]) {
                     let (bias, step) = found.expect("few codes: a pair exists");
                     let turned = if channels[i].turned { -sum } else { sum };
