@@ -19,7 +19,6 @@ mod writer;
 use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
 use crate::tensor::onnx::DataType;
 use crate::{Error, Result};
-use rounding::Channel;
 use writer::{Attribute, Writer};
 
 /// How codes are stored.
@@ -174,10 +173,7 @@ impl Export<'_> {
             None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
         };
         let mut stored = self.stored(layer, fold.then_some(&scale[..]));
-        let mut shift = match self.rests(id, layer) {
-            Some(([x, y], rests)) => rounding::centred(layer, [&x, &y], &rests, [&scale, &shift]),
-            None => shift,
-        };
+        let mut shift = self.centred(id, layer, [&scale, &shift]);
         if let (true, Some(stored)) = (fold, &mut stored) {
             self.round_as_the_engine(id, layer, &scale, stored, &mut shift);
         }
@@ -213,64 +209,6 @@ impl Export<'_> {
             Some(q) => self.quantize(id, v, q, true),
             None => Ok(v),
         }
-    }
-
-    /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
-    /// `None` where they are not few.
-    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
-        let inputs = &self.network.nodes[id].inputs;
-        let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
-        let values = |q: &Quantizer| -> Vec<f32> {
-            let half = 1 << (q.bits - 1);
-            (-half..half).map(|code| q.affine().value(code as f32)).collect()
-        };
-        let rests = match layer.then.residual {
-            false => vec![0.0],
-            true => {
-                let other = &self.network.nodes[inputs[1]];
-                match (&other.kind, self.values[inputs[1]].codes) {
-                    (_, Some(q)) => values(&q),
-                    // New channels are 0.
-                    (Kind::ShortcutA { .. }, _) => [values(&self.values[other.inputs[0]].codes?), vec![0.0]].concat(),
-                    _ => return None,
-                }
-            }
-        };
-        // 6 bits beside 6 bits; beyond, the room is smaller than what f32 rounds.
-        (rests.len() << quantizers[1].bits <= 1 << 13).then_some((quantizers, rests))
-    }
-
-    /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the
-    /// engine does.
-    fn round_as_the_engine(&self, id: usize, layer: &Layer, scale: &[f32], stored: &mut Stored, shift: &mut [f32]) {
-        let input = self.values[self.network.nodes[id].inputs[0]].codes;
-        let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return };
-        // The engine's sums of depthwise layers are f32.
-        if let Kind::Depthwise { .. } = self.network.nodes[id].kind {
-            return;
-        }
-        let x_finer = self.finer(&x);
-        let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
-        let channels: Vec<Channel> = (0..scale.len())
-            .map(|k| Channel {
-                fine: i64::from(stored.finer * x_finer),
-                turned: scale[k] < 0.0,
-                step: stored.step[k],
-                shift: shift[k],
-            })
-            .collect();
-        for (k, found) in rounding::exact(layer, [&x, &y], steps, &channels).into_iter().enumerate() {
-            if let Some((bias, step)) = found {
-                stored.step[k] = step;
-                shift[k] = (bias as f64 * f64::from(steps[0]) * f64::from(step)) as f32;
-            }
-        }
-    }
-
-    /// By how much the codes that a layer reads are finer than the quantizer's.
-    fn finer(&self, q: &Quantizer) -> i32 {
-        let (half, zero) = (1 << (q.bits - 1), (1 << (q.bits - 1)) - q.zero);
-        if self.form == Form::Int8 && zero < 2 * half { 255 / (2 * half - 1) } else { 1 }
     }
 
     /// `scale x + shift` per channel; what does nothing is left out.

@@ -5,7 +5,8 @@
 //! Where a runtime computes in f32, a sum that lies at the edge between two codes may fall to either side. [`centred`] moves each
 //! channel's shift to the middle of the room that all sums, and all values of a residual that are codes, leave it.
 
-use super::super::network::{Layer, Quantizer};
+use super::super::network::{Kind, Layer, Quantizer};
+use super::{Export, Form, Stored};
 use crate::ops::conv2d_int::Ranges;
 use crate::ops::conv2d_int::epilogue::{Epilogue, Residual};
 use crate::quant::Affine;
@@ -13,24 +14,99 @@ use crate::quant::Affine;
 /// Biases that are tried on each side of the nearest one.
 const TRIED: i64 = 24;
 
+impl Export<'_> {
+    /// The shifts of a layer, [`centred`] where what follows it is codes of few bits.
+    pub(super) fn centred(&self, id: usize, layer: &Layer, [scale, shift]: [&[f32]; 2]) -> Vec<f32> {
+        match self.rests(id, layer) {
+            Some(([x, y], rests)) => centred(layer, [&x, &y], &rests, [scale, shift]),
+            None => shift.to_vec(),
+        }
+    }
+
+    /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
+    /// `None` where they are not few.
+    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
+        let inputs = &self.network.nodes[id].inputs;
+        let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
+        let values = |q: &Quantizer| -> Vec<f32> {
+            let half = 1 << (q.bits - 1);
+            (-half..half).map(|code| q.affine().value(code as f32)).collect()
+        };
+        let rests = match layer.then.residual {
+            false => vec![0.0],
+            true => {
+                let other = &self.network.nodes[inputs[1]];
+                match (&other.kind, self.values[inputs[1]].codes) {
+                    (_, Some(q)) => values(&q),
+                    // New channels are 0.
+                    (Kind::ShortcutA { .. }, _) => [values(&self.values[other.inputs[0]].codes?), vec![0.0]].concat(),
+                    _ => return None,
+                }
+            }
+        };
+        // 6 bits beside 6 bits; beyond, the room is smaller than what f32 rounds.
+        (rests.len() << quantizers[1].bits <= 1 << 13).then_some((quantizers, rests))
+    }
+
+    /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the
+    /// engine does.
+    pub(super) fn round_as_the_engine(
+        &self,
+        id: usize,
+        layer: &Layer,
+        scale: &[f32],
+        stored: &mut Stored,
+        shift: &mut [f32],
+    ) {
+        let input = self.values[self.network.nodes[id].inputs[0]].codes;
+        let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return };
+        // The engine's sums of depthwise layers are f32.
+        if let Kind::Depthwise { .. } = self.network.nodes[id].kind {
+            return;
+        }
+        let x_finer = self.finer(&x);
+        let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
+        let channels: Vec<Channel> = (0..scale.len())
+            .map(|k| Channel {
+                fine: i64::from(stored.finer * x_finer),
+                turned: scale[k] < 0.0,
+                step: stored.step[k],
+                shift: shift[k],
+            })
+            .collect();
+        for (k, found) in exact(layer, [&x, &y], steps, &channels).into_iter().enumerate() {
+            if let Some((bias, step)) = found {
+                stored.step[k] = step;
+                shift[k] = (bias as f64 * f64::from(steps[0]) * f64::from(step)) as f32;
+            }
+        }
+    }
+
+    /// By how much the codes that a layer reads are finer than the quantizer's.
+    pub(super) fn finer(&self, q: &Quantizer) -> i32 {
+        let (half, zero) = (1 << (q.bits - 1), (1 << (q.bits - 1)) - q.zero);
+        if self.form == Form::Int8 && zero < 2 * half { 255 / (2 * half - 1) } else { 1 }
+    }
+}
+
 /// What the runtime computes for one output channel: `code = round(f32(fine * sum + bias) * (x_step * step / y_step))`, where
 /// `sum` is the engine's (turned over where `turned`).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Channel {
+struct Channel {
     /// Units of the runtime's sum in one of the engine's.
-    pub fine: i64,
+    fine: i64,
     /// Whether the stored codes have the other sign.
-    pub turned: bool,
+    turned: bool,
     /// Of the weight, as it follows from the values.
-    pub step: f32,
+    step: f32,
     /// The bias as a real number.
-    pub shift: f32,
+    shift: f32,
 }
 
 /// Bias (in units of the runtime's sum) and step of each channel of `layer`, which reads codes of `x` and gives codes of `y`
 /// without a residual; `x_step` and `y_step` are what the file says. `None` where no pair gives the engine's codes, which is the
 /// rule at 8 bits: more codes than a bias and a step can please.
-pub(super) fn exact(
+fn exact(
     layer: &Layer,
     [x, y]: [&Quantizer; 2],
     [x_step, y_step]: [f32; 2],
