@@ -3,10 +3,11 @@
 
 mod networks;
 
+use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
-use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx};
-use ghostbit::graph::Graph;
+use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx, settle};
 use ghostbit::graph::passes::QuantizeSpec;
+use ghostbit::graph::{Forward, Graph, Network, Taps};
 use ghostbit::models::resnet::cifar_resnet;
 use networks::{calibrated, images, two_layers, with_downsampling};
 use std::path::Path;
@@ -14,8 +15,15 @@ use std::process::Command;
 
 const FORMS: [OnnxForm; 2] = [OnnxForm::Qdq, OnnxForm::Int8];
 
+/// As a run leaves it.
+fn settled(graph: &Graph, spec: QuantizeSpec) -> Network {
+    let mut network = calibrated(graph, spec, 2);
+    settle(&mut network).unwrap();
+    network
+}
+
 fn lowered(graph: &Graph, spec: QuantizeSpec) -> IntegerNetwork {
-    lower(&calibrated(graph, spec, 2), Normalization::CIFAR).unwrap()
+    lower(&settled(graph, spec), Normalization::CIFAR).unwrap()
 }
 
 /// Writes the model, images channels first, and the engine's logits for `tests/onnx_check.py`.
@@ -64,6 +72,50 @@ fn four_bit_weights_take_half_a_byte() {
     // Zero points become smaller too.
     assert!((weights / 2..weights / 2 + 2048).contains(&saved), "{saved} of {weights}");
     assert!(size(4, OnnxForm::Int8).abs_diff(size(3, OnnxForm::Int8)) < 64);
+}
+
+/// The largest distance of logits, as a part of their spread.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    let mean = a.iter().sum::<f32>() / a.len() as f32;
+    let spread = (a.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / a.len() as f32).sqrt();
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / spread
+}
+
+/// Channels that integer biases do not serve are gone after one call (another finds none); logits hardly move, and the engine
+/// still computes the student's to the bit.
+#[test]
+fn settled_networks_have_integer_biases() {
+    let logits = |network: &mut Network, graph: &Graph| {
+        let x = Var::constant(images(20, graph, 5));
+        let mut tape = Tape::inference(&network.device());
+        network
+            .forward(&mut tape, &[x], Forward::eval(), &Taps::default())
+            .unwrap()
+            .output
+            .value
+            .to_vec::<f32>()
+            .unwrap()
+    };
+    for (graph, w, a, some) in [
+        (cifar_resnet(3, 10), 8, 8, true),
+        (cifar_resnet(3, 10), 4, 8, true),
+        (cifar_resnet(3, 10), 4, 4, false),
+        (with_downsampling(), 8, 8, false),
+        (with_downsampling(), 6, 7, false),
+    ] {
+        let spec = QuantizeSpec { input_bits: Some(8), ..QuantizeSpec::new(w, a) };
+        let mut network = calibrated(&graph, spec, 2);
+        let before = logits(&mut network, &graph);
+        let moved = settle(&mut network).unwrap();
+        println!("{} w{w}a{a}: {moved} channels moved", graph.name);
+        assert!(moved > 0 || !some, "{} w{w}a{a}", graph.name);
+        assert_eq!(settle(&mut network).unwrap(), 0, "{} w{w}a{a}", graph.name);
+        let after = logits(&mut network, &graph);
+        assert!(apart(&before, &after) < 0.1, "{} w{w}a{a}: logits moved by {}", graph.name, apart(&before, &after));
+        let engine = Engine::new(lower(&network, Normalization::CIFAR).unwrap()).unwrap();
+        let integer = engine.logits(&images(20, &graph, 5)).unwrap().to_vec::<f32>().unwrap();
+        assert!(integer.iter().zip(&after).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
 }
 
 #[test]

@@ -122,7 +122,8 @@ fn resumes_bit_for_bit(recipe: &Recipe, stop_after: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut straight = fresh();
     let (summary, losses) = go(&mut straight, folder.path(), None);
-    let summary = serde_json::to_string(&summary.unwrap()).unwrap();
+    let ended = summary.unwrap();
+    let summary = serde_json::to_string(&ended).unwrap();
 
     let mut first = fresh();
     let (stopped, mut joined) = go(&mut first, folder.path(), Some(stop_after));
@@ -142,7 +143,7 @@ fn resumes_bit_for_bit(recipe: &Recipe, stop_after: u64) {
     ] {
         assert!(bits(a) == bits(b), "{what}: a resumed run differs");
     }
-    let (a, b) = (straight.into_selected().unwrap(), second.into_selected().unwrap());
+    let [a, b] = [straight, second].map(|run| run.into_selected(&[], &ended).unwrap().network);
     assert!(a.to_checkpoint().unwrap() == b.to_checkpoint().unwrap(), "the selected students differ");
 }
 

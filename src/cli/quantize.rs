@@ -10,7 +10,7 @@ use crate::report::png::save_grid;
 use crate::report::table::Table;
 use crate::tensor::io::replace_file;
 use crate::train::log::{MetricsLog, write_json};
-use crate::train::{Accuracy, Diagnosis, Event, QuantizeRun, Summary, Tally, TestSet};
+use crate::train::{Accuracy, Diagnosis, Event, QuantizeRun, Selected, Summary, Tally, TestSet};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -116,14 +116,16 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     }
     let stop = super::interrupt_flag()?;
     let mut display = Display::new(&config.recipe, log, run.it, &sets, args.json)?;
-    let summary = run.run(&sets, &folder, args.checkpoint_every, &stop, &mut |e| display.on(e))?;
+    let mut summary = run.run(&sets, &folder, args.checkpoint_every, &stop, &mut |e| display.on(e))?;
     display.bar.finish_and_clear();
     save_grid(folder.join("samples.png"), &run.samples(64)?, &Normalization::CIFAR)?;
     display.plot(&folder)?;
     let synthetic = run.diagnose()?;
+    let Selected { network: mut selected, tally, settled } = run.into_selected(&sets, &summary)?;
+    summary.selected = tally;
     let mut document = document(&summary, &sets, &config, start.elapsed().as_secs_f64(), device, why);
+    document["settled_channels"] = json!(settled);
     document["synthetic"] = synthetic.iter().map(|(name, d)| (name.to_string(), json!(d))).collect();
-    let mut selected = run.into_selected()?;
     let mut file = selected.to_checkpoint()?;
     let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
     file.metadata.insert(QUANT_KEY.into(), spec);

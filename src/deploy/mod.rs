@@ -16,5 +16,5 @@ pub use engine::Engine;
 pub use file::KEY as INTEGER_KEY;
 pub use lower::lower;
 pub use network::{IntegerNetwork, Kind, Layer, Node, Norm, Quantizer, Then, Value, Weight};
-pub use onnx::{Form as OnnxForm, onnx};
+pub use onnx::{Form as OnnxForm, onnx, settle};
 pub use student::float_student;

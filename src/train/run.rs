@@ -8,6 +8,7 @@ use super::generator_step::GeneratorStep;
 use super::images::{ImagePool, image_size, infer};
 use super::iterate::Queue;
 use super::reconstruct::{BlockReport, reconstruct};
+use super::select::Tally;
 use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};
 use crate::data::{Dataset, Normalization};
@@ -15,8 +16,6 @@ use crate::device::Device;
 use crate::graph::passes::{quantize, tune_bn, with_math};
 use crate::graph::{Forward, Network, RangeMode, Taps};
 use crate::methods::{BnMode, Losses, Recipe};
-use crate::ops::accuracy::argmax;
-use crate::ops::loss::{KlReduction, kl_distill};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -29,18 +28,6 @@ use std::time::Instant;
 pub struct TestSet {
     pub name: String,
     pub data: Dataset,
-}
-
-/// One evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tally {
-    pub it: u64,
-    /// Per test set, in order.
-    pub accuracy: Vec<Accuracy>,
-    /// Share of held-out synthetic images on which student and teacher agree: the data-free criterion.
-    pub agreement: f64,
-    /// KL divergence on the same images; breaks ties.
-    pub divergence: f64,
 }
 
 /// What a run reports while it goes.
@@ -282,56 +269,6 @@ impl QuantizeRun {
         }
         self.progress.ptq = Some(tally);
         Ok(())
-    }
-
-    /// Accuracy on the test sets, and agreement with the teacher on synthetic images nobody trained on.
-    fn tally(&mut self, tests: &[TestSet]) -> Result<Tally> {
-        let how = self.student.forward_mode(RangeMode::Frozen);
-        let mut accuracy = Vec::with_capacity(tests.len());
-        for t in tests {
-            accuracy.push(evaluate(&mut self.student.network, &t.data, &self.norm, how)?);
-        }
-        let (mut same, mut count, mut divergence) = (0, 0, 0.0);
-        for (x, t) in &self.held_out {
-            let s = self.student.observe(x, RangeMode::Frozen)?;
-            same += argmax(&s)?.iter().zip(argmax(t)?).filter(|(a, b)| **a == *b).count();
-            count += s.dim(0);
-            let mut tape = Tape::inference(&x.device());
-            divergence += kl_distill(&mut tape, &Var::constant(s), t, 1.0, KlReduction::BatchMean)?.value.item()?;
-        }
-        let agreement = same as f64 / count.max(1) as f64;
-        Ok(Tally { it: self.it, accuracy, agreement, divergence: divergence / self.held_out.len().max(1) as f64 })
-    }
-
-    /// Keeps the student with the smallest divergence from the teacher, and the best test figures.
-    fn consider(&mut self, tally: &Tally) -> Result<()> {
-        let better = self.progress.selected.as_ref().is_none_or(|s| tally.divergence < s.divergence);
-        if better {
-            let net = &self.student.network;
-            self.selected = Some((net.params.values().duplicate()?, net.ranges.values().duplicate()?));
-            self.progress.selected = Some(tally.clone());
-        }
-        if self.progress.best.is_empty() {
-            self.progress.best = tally.accuracy.clone();
-        }
-        for (best, now) in self.progress.best.iter_mut().zip(&tally.accuracy) {
-            if now.correct > best.correct {
-                *best = *now;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the selected student's values into place and returns the network, ready to be saved.
-    pub fn into_selected(mut self) -> Result<Network> {
-        if let Some((params, ranges)) = &self.selected {
-            self.student.network.params.values_mut().copy_from(params)?;
-            self.student.network.ranges.values_mut().copy_from(ranges)?;
-        }
-        if self.recipe.ranges.weights == crate::methods::WeightRanges::MinMax {
-            self.student.network.weight_ranges_min_max()?;
-        }
-        Ok(self.student.network)
     }
 
     /// Writes a checkpoint that [`QuantizeRun::resume`] continues from bit for bit. Errors if a loss since the last reading

@@ -14,7 +14,10 @@
 //! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
 
 mod rounding;
+mod settle;
 mod writer;
+
+pub use settle::settle;
 
 use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
 use crate::tensor::onnx::DataType;
@@ -31,8 +34,7 @@ pub enum Form {
 /// The ONNX file of `network`. The input is f32 NCHW, normalized as the metadata `ghostbit.normalization` says; the output are
 /// logits. Errors on a network that is not consistent, and on a zero point that the stored type does not hold.
 pub fn onnx(network: &IntegerNetwork, form: Form) -> Result<Vec<u8>> {
-    let values = network.values()?;
-    let mut export = Export { network, form, values, writer: Writer::default(), real: Vec::new() };
+    let mut export = Export::new(network, form)?;
     for id in 0..network.nodes.len() {
         let name = export.node(id)?;
         export.real.push(name);
@@ -73,7 +75,11 @@ struct Stored {
     finer: i32,
 }
 
-impl Export<'_> {
+impl<'a> Export<'a> {
+    fn new(network: &'a IntegerNetwork, form: Form) -> Result<Self> {
+        Ok(Self { network, form, values: network.values()?, writer: Writer::default(), real: Vec::new() })
+    }
+
     fn fail(&self, id: usize, what: String) -> Error {
         Error::network(
             &self.network.name,
@@ -167,11 +173,7 @@ impl Export<'_> {
         let name = |part: &str| format!("{}/{part}", node.name);
         let fold = self.form == Form::Int8;
         let k = layer.weight.shape[0];
-        // v = scale acc + shift
-        let (scale, shift) = match &layer.then.norm {
-            Some(norm) => affine(norm, layer.bias.as_deref()),
-            None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
-        };
+        let (scale, shift) = behind(layer);
         let mut stored = self.stored(layer, fold.then_some(&scale[..]));
         let mut shift = self.centred(id, layer, [&scale, &shift]);
         if let (true, Some(stored)) = (fold, &mut stored) {
@@ -349,6 +351,15 @@ fn affine(norm: &Norm, bias: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
         from * norm.scale[k] + norm.shift[k]
     });
     (norm.scale.clone(), shift.collect())
+}
+
+/// Scale and shift of a layer's sums: `v = scale acc + shift`.
+fn behind(layer: &Layer) -> (Vec<f32>, Vec<f32>) {
+    let k = layer.weight.shape[0];
+    match &layer.then.norm {
+        Some(norm) => affine(norm, layer.bias.as_deref()),
+        None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
+    }
 }
 
 /// Codes of `k r s c` (or `k c`) in the order `k c r s`.

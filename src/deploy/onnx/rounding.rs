@@ -58,11 +58,31 @@ impl Export<'_> {
         stored: &mut Stored,
         shift: &mut [f32],
     ) {
+        let Some(([x_step, _], found)) = self.roundings(id, layer, scale, stored, shift) else { return };
+        for (k, found) in found.into_iter().enumerate() {
+            if let Some((bias, step)) = found {
+                stored.step[k] = step;
+                shift[k] = (bias as f64 * f64::from(x_step) * f64::from(step)) as f32;
+            }
+        }
+    }
+
+    /// Steps of a layer's input and output, and bias and step of each channel if there are such ([`exact`]); `None` if the layer
+    /// is not one integer operation from codes to codes.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn roundings(
+        &self,
+        id: usize,
+        layer: &Layer,
+        scale: &[f32],
+        stored: &Stored,
+        shift: &[f32],
+    ) -> Option<([f32; 2], Vec<Option<(i64, f32)>>)> {
         let input = self.values[self.network.nodes[id].inputs[0]].codes;
-        let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return };
+        let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return None };
         // The engine's sums of depthwise layers are f32.
         if let Kind::Depthwise { .. } = self.network.nodes[id].kind {
-            return;
+            return None;
         }
         let x_finer = self.finer(&x);
         let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
@@ -74,12 +94,7 @@ impl Export<'_> {
                 shift: shift[k],
             })
             .collect();
-        for (k, found) in exact(layer, [&x, &y], steps, &channels).into_iter().enumerate() {
-            if let Some((bias, step)) = found {
-                stored.step[k] = step;
-                shift[k] = (bias as f64 * f64::from(steps[0]) * f64::from(step)) as f32;
-            }
-        }
+        Some((steps, exact(layer, [&x, &y], steps, &channels)))
     }
 
     /// By how much the codes that a layer reads are finer than the quantizer's.
@@ -105,7 +120,7 @@ struct Channel {
 
 /// Bias (in units of the runtime's sum) and step of each channel of `layer`, which reads codes of `x` and gives codes of `y`
 /// without a residual; `x_step` and `y_step` are what the file says. `None` where no pair gives the engine's codes, which is the
-/// rule at 8 bits: more codes than a bias and a step can please.
+/// rule at 8 bits: more codes than a bias and a step can please, unless the network was made for it ([`super::settle`]).
 fn exact(
     layer: &Layer,
     [x, y]: [&Quantizer; 2],
