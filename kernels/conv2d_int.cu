@@ -10,21 +10,7 @@
 // order     exact integers
 // tried     -
 // measured  not yet measured on a GPU
-#include "include/conv_int.cuh"
-#include "include/quant.cuh"
-
-// Mirrors Quantizers of src/ops/conv2d_int/gpu.rs: ranges of x (1 value each) and w (k), and their bits.
-struct Quantizers {
-    const float *x_lo, *x_hi, *w_lo, *w_hi;
-    int x_bits, w_bits;
-};
-
-// A zero point as an integer, MAX_ZERO of src/ops/conv2d_int/mod.rs; NaN gives 0.
-DEV int zero_of(Affine a, int limit) {
-    float z = a.zero != a.zero ? 0.0f : a.zero;
-    return (int)fminf(fmaxf(z, -(float)limit), (float)limit);
-}
-constexpr int MAX_X_ZERO = 1 << 17, MAX_W_ZERO = 1 << 28;
+#include "include/int_value.cuh"
 
 // taps[k][r s] = sum over c of (qw + zw)
 KERNEL conv2d_int_taps(const signed char* __restrict__ w, Quantizers q, Wide* __restrict__ taps, int k, int rs, int c) {
@@ -38,32 +24,23 @@ KERNEL conv2d_int_taps(const signed char* __restrict__ w, Quantizers q, Wide* __
 
 struct ValueSink {
     const ConvShape& z;
-    const Quantizers& q;
-    const Wide* taps;
-    const float* bias;
+    IntValues values;
+    IntValues::Column at[2];
     float* y;
-    Affine ax;
-    int zx, zw;
-    float unit;
-    const Wide* tap;
-    Wide all;
 
-    METHOD ValueSink(const ConvShape& z_, const Quantizers& q_, const Wide* taps_, const float* bias_, float* y_)
-        : z(z_), q(q_), taps(taps_), bias(bias_), y(y_), ax(affine_of(q.x_lo[0], q.x_hi[0], q.x_bits)) {
-        zx = zero_of(ax, MAX_X_ZERO);
+    METHOD ValueSink(const ConvShape& z_, const IntValues& values_, float* y_) : z(z_), values(values_), y(y_) {}
+    METHOD void columns(int col) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (col + e < z.k) at[e] = values.column(col + e);
+        }
     }
-    METHOD void column(int col) {
-        Affine aw = affine_of(q.w_lo[col], q.w_hi[col], q.w_bits);
-        zw = zero_of(aw, MAX_W_ZERO);
-        unit = __fdiv_rn(1.0f, __fmul_rn(ax.scale, aw.scale));
-        tap = taps + col * z.r * z.s;
-        all = 0;
-        for (int i = 0; i < z.r * z.s; i++) all += tap[i];
-    }
-    METHOD void put(int row, int col, int dot, int ones) const {
-        Wide acc = (Wide)dot + (Wide)zw * ones + (Wide)zx * taps_inside(z, tap, all, row);
-        float v = __fmul_rn(__ll2float_rn(acc), unit);
-        y[row * z.k + col] = bias ? __fadd_rn(v, bias[col]) : v;
+    METHOD void put(const IntPixel& pixel, int col, const int (&dots)[2], int ones) const {
+        if (!pixel.inside) return;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (col + e < z.k) y[pixel.row * z.k + col + e] = values.value(z, at[e], pixel, dots[e], ones);
+        }
     }
 };
 
@@ -71,7 +48,7 @@ struct ValueSink {
     KERNEL __launch_bounds__(CONV_THREADS, BLOCKS)                                                                     \
         name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ w, Quantizers q,          \
              const Wide* __restrict__ taps, const float* __restrict__ bias, float* __restrict__ y) {                   \
-        conv_int<COLS, V, false>(z, x, w, ValueSink(z, q, taps, bias, y));                                                                  \
+        conv_int<COLS, V, false>(z, x, w, ValueSink(z, IntValues(z, q, taps, bias), y));                               \
     }
 
 CONV_INT(conv2d_int_n16, 16, 16, 2)

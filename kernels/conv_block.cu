@@ -1,52 +1,72 @@
-// What follows a student's convolution, as one (src/ops/conv_block): normalization, residual sum, ReLU, quantizer; codes and
-// a bit per element for the gradient. The convolution itself: conv2d_int.cu, its gradients: conv2d_*.cu, conv_bn_tune.cu.
+// A student's layer (src/ops/conv_block): normalization, residual sum, ReLU, quantizer; codes and a bit per element for the
+// gradient. Behind a convolution of codes it is that kernel's last step (`fprop_int`), else a pass of its own (`fwd`).
+// Gradients of the convolution: conv2d_*.cu, conv_bn_tune.cu.
 //
-// layout    z, codes, residual, values NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes
-// mapping   one thread per eight elements of a row
-// traffic   fwd 4 bytes z + 1 codes + 1/8 mask (+ 1 or 4 residual, + 4 values where they are kept); bwd 8 + 1/8
-// order     no reductions; every operation rounded as those that it stands for
-#include "include/normal.cuh"
-#include "include/quant.cuh"
+// layout    z, codes, residual, values NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; x NHWC and w KRSC, codes
+// mapping   fwd, bwd: one thread per eight elements of a row. fprop_int: include/conv_int.cuh, column tiles of 16, 32 or 64 (the
+//           suffix), `c4` and `any` where channels do not come in sixteens; k in eights, so that a byte of the mask is one
+//           group of columns of a product
+// traffic   fwd 4 bytes z + 1 codes + 1/8 mask (+ 1 or 4 residual, + 4 values where they are kept); bwd 8 + 1/8. fprop_int: bytes
+//           of x + w instead of z
+// order     no reductions but exact integers; every operation rounded as those that it stands for
+// tried     -
+// measured  not yet measured on a GPU
+#include "include/block_step.cuh"
+#include "include/int_value.cuh"
 
-// Mirrors Params of src/ops/conv_block/gpu.rs.
-struct ConvBlock {
-    const float *mean, *var, *gamma, *beta;
-    const void* residual;
-    const float *residual_lo, *residual_hi, *lo, *hi;
-    int rows, row, k, bits, residual_bits, relu, clip;
-    float eps;
-};
-
-// codes may not be null; mask and values may.
-KERNEL conv_block_fwd_f32(const float* __restrict__ z, ConvBlock p, signed char* __restrict__ codes,
-                          unsigned char* __restrict__ mask, float* __restrict__ values) {
+KERNEL conv_block_fwd_f32(const float* __restrict__ z, ConvBlock p) {
     int bytes = (p.row + 7) / 8;
     int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= p.rows * bytes) return;
     int start = i / bytes * p.row, first = i % bytes * 8;
-    Affine to = affine_of(p.lo[0], p.hi[0], p.bits);
-    Affine from = to;
-    if (p.residual_lo) from = affine_of(p.residual_lo[0], p.residual_hi[0], p.residual_bits);
+    BlockStep step(p);
     unsigned passes = 0;
     for (int e = 0; e < 8 && first + e < p.row; e++) {
-        int at = start + first + e, c = (first + e) % p.k;
-        float v = normalized(z[at], p.mean[c], norm_scale(p.var[c], p.gamma ? p.gamma + c : nullptr, p.eps),
-                             p.beta ? p.beta[c] : 0.0f);
-        if (p.residual_lo) {
-            v = __fadd_rn(v, affine_value(from, (float)((const signed char*)p.residual)[at]));
-        } else if (p.residual) {
-            v = __fadd_rn(v, ((const float*)p.residual)[at]);
-        }
-        bool pass = !p.relu || v > 0.0f;
-        if (p.relu && v <= 0.0f) v = 0.0f;
-        float level = affine_level(to, v);
-        if (p.clip) pass = pass && affine_inside(to, level);
-        passes |= (pass ? 1u : 0u) << e;
-        codes[at] = code_byte(affine_clamp(to, level));
-        if (values) values[at] = v;
+        int at = start + first + e;
+        float v = z[at];
+        passes |= (step.apply(step.column((first + e) % p.k), v, at, p.codes[at]) ? 1u : 0u) << e;
+        if (step.flags & BLOCK_VALUES) p.values[at] = v;
     }
-    if (mask) mask[i] = (unsigned char)passes;
+    if (step.flags & BLOCK_MASK) p.mask[i] = (unsigned char)passes;
 }
+
+struct BlockSink {
+    const ConvShape& z;
+    IntValues values;
+    BlockStep step;
+    IntValues::Column from[2];
+    BlockStep::Column to[2];
+
+    METHOD BlockSink(const ConvShape& z_, const IntValues& values_, const ConvBlock& p) : z(z_), values(values_), step(p) {}
+    METHOD void columns(int col) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (col + e < z.k) from[e] = values.column(col + e), to[e] = step.column(col + e);
+        }
+    }
+    METHOD void put(const IntPixel& pixel, int col, const int (&dots)[2], int ones) const {
+        bool inside = pixel.inside && col < z.k;
+        float v[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (inside) v[e] = values.value(z, from[e], pixel, dots[e], ones);
+        }
+        step.put<2>(to, pixel.row, col, inside, v);
+    }
+};
+
+#define BLOCK_INT(name, COLS, V, BLOCKS)                                                                               \
+    KERNEL __launch_bounds__(CONV_THREADS, BLOCKS)                                                                     \
+        name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ w, Quantizers q,          \
+             const Wide* __restrict__ taps, const float* __restrict__ bias, ConvBlock p) {                             \
+        conv_int<COLS, V, false>(z, x, w, BlockSink(z, IntValues(z, q, taps, bias), p));                               \
+    }
+
+BLOCK_INT(conv_block_fprop_int_n16, 16, 16, 2)
+BLOCK_INT(conv_block_fprop_int_n32, 32, 16, 2)
+BLOCK_INT(conv_block_fprop_int_n64, 64, 16, 2)
+BLOCK_INT(conv_block_fprop_int_c4, 32, 4, 2)
+BLOCK_INT(conv_block_fprop_int_any, 32, 1, 1)
 
 KERNEL conv_block_bwd_f32(const float* __restrict__ dy, const unsigned char* __restrict__ mask, float* __restrict__ dv,
                           int rows, int row) {

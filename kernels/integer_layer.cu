@@ -55,26 +55,35 @@ DEV void finish(const StepArgs& s, float v, int i, int col, void* y) {
 }
 
 struct LayerSink {
+    struct Column {
+        TapSums taps;
+        int zw;
+        float unit;
+    };
     const ConvShape& z;
     const Weights& w;
     const StepArgs& s;
     void* y;
-    int zw;
-    float unit;
-    const Wide* tap;
-    Wide all;
+    Column at[2];
 
     METHOD LayerSink(const ConvShape& z_, const Weights& w_, const StepArgs& s_, void* y_) : z(z_), w(w_), s(s_), y(y_) {}
-    METHOD void column(int col) {
-        zw = w.zero[col];
-        unit = w.unit[col];
-        tap = w.taps + col * z.r * z.s;
-        all = 0;
-        for (int i = 0; i < z.r * z.s; i++) all += tap[i];
+    METHOD void columns(int col) {
+        int rs = z.r * z.s;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int c = col + e;
+            if (c < z.k) at[e] = {TapSums(w.taps + c * rs, rs), w.zero[c], w.unit[c]};
+        }
     }
-    METHOD void put(int row, int col, int dot, int ones) const {
-        Wide acc = (Wide)dot + (Wide)zw * ones + (Wide)w.x_zero * taps_inside(z, tap, all, row);
-        finish(s, __fmul_rn(__ll2float_rn(acc), unit), row * z.k + col, col, y);
+    METHOD void put(const IntPixel& pixel, int col, const int (&dots)[2], int ones) const {
+        if (!pixel.inside) return;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int c = col + e;
+            if (c >= z.k) continue;
+            Wide acc = (Wide)dots[e] + (Wide)at[e].zw * ones + (Wide)w.x_zero * at[e].taps.inside(z, pixel);
+            finish(s, __fmul_rn(__ll2float_rn(acc), at[e].unit), pixel.row * z.k + c, c, y);
+        }
     }
 };
 

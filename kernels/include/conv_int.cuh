@@ -182,19 +182,41 @@ struct IntSums {
     }
 };
 
-// The sum over the filter's taps inside the image of output pixel `row`; `all` is the sum over all of them.
-DEV Wide taps_inside(const ConvShape& z, const Wide* tap, Wide all, int row) {
-    int h0 = row / z.q % z.p * z.stride - z.pad, w0 = row % z.q * z.stride - z.pad;
-    if (h0 >= 0 && w0 >= 0 && h0 + (z.r - 1) * z.dilation < z.h && w0 + (z.s - 1) * z.dilation < z.w) return all;
-    Wide inside = 0;
-    for (int i = 0; i < z.r * z.s; i++) {
-        int h = h0 + i / z.s * z.dilation, v = w0 + i % z.s * z.dilation;
-        if ((unsigned)h < (unsigned)z.h && (unsigned)v < (unsigned)z.w) inside += tap[i];
+// An output pixel.
+struct IntPixel {
+    int row;
+    bool inside;  // the output
+    bool whole;   // its window lies inside the image
+    METHOD IntPixel() {}
+    METHOD IntPixel(const ConvShape& z, int row_) : row(row_), inside(row_ < z.n * z.p * z.q) {
+        int h0 = row / z.q % z.p * z.stride - z.pad, w0 = row % z.q * z.stride - z.pad;
+        whole = h0 >= 0 && w0 >= 0 && h0 + (z.r - 1) * z.dilation < z.h && w0 + (z.s - 1) * z.dilation < z.w;
     }
-    return inside;
-}
+};
 
-// sink.column(col) before the pixels of a column, sink.put(row, col, sum qx qw, sum qx) for each.
+// A filter's sums per tap, and the sum of these.
+struct TapSums {
+    const Wide* tap;
+    Wide all;
+    METHOD TapSums() {}
+    METHOD TapSums(const Wide* tap_, int count) : tap(tap_), all(0) {
+        for (int i = 0; i < count; i++) all += tap[i];
+    }
+    // Over the taps inside the image.
+    METHOD Wide inside(const ConvShape& z, const IntPixel& at) const {
+        if (at.whole) return all;
+        int h0 = at.row / z.q % z.p * z.stride - z.pad, w0 = at.row % z.q * z.stride - z.pad;
+        Wide sum = 0;
+        for (int i = 0; i < z.r * z.s; i++) {
+            int h = h0 + i / z.s * z.dilation, v = w0 + i % z.s * z.dilation;
+            if ((unsigned)h < (unsigned)z.h && (unsigned)v < (unsigned)z.w) sum += tap[i];
+        }
+        return sum;
+    }
+};
+
+// sink.columns(col) before the pixels of columns col and col + 1, sink.put(pixel, col, their sums qx qw, sum qx) for each. Whole
+// warps call both; what they are given may lie outside of the output.
 template <int COLS, int V, bool PACKED, class Sink>
 DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w, Sink sink) {
     SMEM(uint32_t, a, [2][CONV_WORDS][CONV_ROWS + 8]);
@@ -226,26 +248,32 @@ DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w
         __syncthreads();
     }
 
+    typedef IntSums<COLS> Sums;
     int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-    for (int n = 0; n < IntSums<COLS>::NS; n++) {
-        for (int e = 0; e < 2; e++) {
-            int col = first_col + sums.first_col() + n * 8 + t * 2 + e;
-            if (col >= z.k) continue;
-            sink.column(col);
+    IntPixel at[Sums::MS][2];
 #pragma unroll
-            for (int m = 0; m < IntSums<COLS>::MS; m++) {
+    for (int m = 0; m < Sums::MS; m++) {
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int row = first_row + sums.first_row() + m * 16 + half * 8 + group;
-                    if (row >= z.n * z.p * z.q) continue;
-                    // Static indices: the sums stay in registers.
-                    int dot = 0;
+        for (int half = 0; half < 2; half++) {
+            at[m][half] = IntPixel(z, first_row + sums.first_row() + m * 16 + half * 8 + group);
+        }
+    }
+#pragma unroll 1
+    for (int n = 0; n < Sums::NS; n++) {
+        int tile = first_col + sums.first_col() + n * 8, col = tile + t * 2;
+        if (tile >= z.k) break;
+        sink.columns(col);
 #pragma unroll
-                    for (int j = 0; j < IntSums<COLS>::NS; j++) {
-                        if (j == n) dot = e == 0 ? sums.d[m][j][half * 2] : sums.d[m][j][half * 2 + 1];
-                    }
-                    sink.put(row, col, dot, sums.ones[m][half * 2]);
+        for (int m = 0; m < Sums::MS; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                // Static indices: the sums stay in registers.
+                int dots[2] = {0, 0};
+#pragma unroll
+                for (int j = 0; j < Sums::NS; j++) {
+                    if (j == n) dots[0] = sums.d[m][j][half * 2], dots[1] = sums.d[m][j][half * 2 + 1];
                 }
+                sink.put(at[m][half], col, dots, sums.ones[m][half * 2]);
             }
         }
     }

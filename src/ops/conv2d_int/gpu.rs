@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 const ROWS: usize = 128;
 const THREADS: u32 = 256;
 
-/// `Quantizers` of `kernels/conv2d_int.cu`.
+/// `Quantizers` of `kernels/include/int_value.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Quantizers {
@@ -19,16 +19,32 @@ struct Quantizers {
     w_bits: i32,
 }
 
-/// Writes `y[n p q k]`. Takes a workspace of 8 bytes per output channel and tap.
+/// Kernel names: column tiles of 16, 32 and 64; channels in fours; any.
+pub(crate) type Kernels = [&'static str; 5];
+const VALUES: Kernels = ["conv2d_int_n16", "conv2d_int_n32", "conv2d_int_n64", "conv2d_int_c4", "conv2d_int_any"];
+
+/// Writes `y[n p q k]`.
 pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tensor, g: &Geometry) -> Result<()> {
-    let gpu = y.gpu().expect("a GPU tensor");
+    convolve(&VALUES, [x, w], bias, g, |launch| launch.ptr(y.address()))
+}
+
+/// Launches one of `kernels`, chosen by the shape (and the alignment of views) alone; `to` adds the arguments that say where the
+/// values go. Takes a workspace of 8 bytes per output channel and tap.
+pub(crate) fn convolve(
+    kernels: &Kernels,
+    [x, w]: [&Codes; 2],
+    bias: Option<&Tensor>,
+    g: &Geometry,
+    to: impl FnOnce(Launch) -> Launch,
+) -> Result<()> {
+    let gpu = x.values.gpu().expect("a GPU tensor");
     let shape = KernelShape::new(g)?;
     let q = Quantizers {
         ranges: [&x.lo, &x.hi, &w.lo, &w.hi].map(Tensor::address),
         x_bits: x.bits.into(),
         w_bits: w.bits.into(),
     };
-    let taps = Tensor::empty(&y.device(), [8 * g.k * g.r * g.s], DType::U8)?;
+    let taps = Tensor::empty(&x.values.device(), [8 * g.k * g.r * g.s], DType::U8)?;
     Launch::over("conv2d_int_taps", g.k * g.r * g.s, 128)
         .ptr(w.values.address())
         .val(q)
@@ -38,14 +54,14 @@ pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tenso
         .val(g.c as i32)
         .run(gpu)?;
     let aligned = |to: u64| [x, w].iter().all(|q| q.values.address().is_multiple_of(to));
-    let (kernel, cols) = match g.k {
-        _ if !g.c.is_multiple_of(4) || !aligned(4) => ("conv2d_int_any", 32),
-        _ if !g.c.is_multiple_of(16) || !aligned(16) => ("conv2d_int_c4", 32),
-        0..=16 => ("conv2d_int_n16", 16),
-        17..=32 => ("conv2d_int_n32", 32),
-        _ => ("conv2d_int_n64", 64),
+    let (variant, cols) = match g.k {
+        _ if !g.c.is_multiple_of(4) || !aligned(4) => (4, 32),
+        _ if !g.c.is_multiple_of(16) || !aligned(16) => (3, 32),
+        0..=16 => (0, 16),
+        17..=32 => (1, 32),
+        _ => (2, 64),
     };
-    Launch::new(kernel)
+    let launch = Launch::new(kernels[variant])
         .grid([(g.n * g.p * g.q).div_ceil(ROWS) as u32, g.k.div_ceil(cols) as u32, 1])
         .block([THREADS, 1, 1])
         .val(shape)
@@ -53,7 +69,6 @@ pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tenso
         .ptr(w.values.address())
         .val(q)
         .ptr(taps.address())
-        .ptr(bias.map_or(0, Tensor::address))
-        .ptr(y.address())
-        .run(gpu)
+        .ptr(bias.map_or(0, Tensor::address));
+    to(launch).run(gpu)
 }

@@ -27,6 +27,7 @@ mod plain;
 mod plan;
 
 pub use cases::cases;
+pub(crate) use gpu::{Kernels, convolve};
 pub use super::fake_quant::Codes;
 pub use plan::Plan;
 

@@ -99,6 +99,12 @@ pub fn cases() -> Vec<Case> {
         case("dilated", [1, 9, 10, 3], [4, 3], p(1, 2).dilation(2), codes),
         case("eight_bits", [2, 6, 6, 16], [19, 1], p(2, 0), With { bits: [8, 8, 8], ..plain }),
         case("c37", [1, 5, 6, 37], [50, 3], p(1, 1), of(plain, Ste::Clipped)),
+        // Channels in eights: one kernel with the convolution, by how the input's channels come.
+        case("eights_any", [2, 5, 7, 3], [8, 3], p(1, 1), With { bias: true, ..of(values, Ste::Clipped) }),
+        case("eights_c4", [1, 6, 5, 12], [40, 3], p(2, 1), of(codes, Ste::Clipped)),
+        case("eights_n16", [1, 7, 11, 16], [8, 3], p(1, 1), With { bias: true, ..plain }),
+        case("eights_n32", [1, 5, 9, 16], [24, 1], p(1, 0), With { relu: false, ..of(codes, Ste::LsqUnscaled) }),
+        case("eights_n64", [1, 5, 6, 32], [72, 3], p(1, 2).dilation(2), codes),
         case("long_row", [1, 2, 40, 4], [9, 3], p(1, 1), of(codes, Ste::Clipped)),
         case("learned", [2, 7, 5, 4], [6, 3], p(1, 1), of(values, Ste::Lsq)),
         case("learned", [2, 7, 5, 4], [6, 3], p(1, 1), With { relu: false, ..of(codes, Ste::LsqUnscaled) }),

@@ -5,12 +5,13 @@ use crate::Result;
 use crate::device::Launch;
 use crate::ops::batch_norm::Stored;
 use crate::ops::conv2d::Geometry;
-use crate::ops::fake_quant::Ste;
+use crate::ops::conv2d_int;
+use crate::ops::fake_quant::{Codes, Ste};
 use crate::tensor::Tensor;
 
 const THREADS: u32 = 256;
 
-/// Mirrors `ConvBlock` in `kernels/conv_block.cu`. Absent tensors are null.
+/// Mirrors `ConvBlock` in `kernels/include/block_step.cuh`. Absent tensors are null.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -24,20 +25,92 @@ struct Params {
     residual_hi: u64,
     lo: u64,
     hi: u64,
+    codes: u64,
+    mask: u64,
+    values: u64,
     rows: i32,
     /// Elements of a row, and channels.
     row: i32,
     k: i32,
     bits: i32,
     residual_bits: i32,
-    relu: i32,
-    clip: i32,
+    /// Relu, clip, residual, residual of codes, mask, values; from the lowest bit.
+    flags: i32,
     eps: f32,
+    padding: i32,
+}
+
+/// The layer with its convolution of codes.
+const INTEGER: conv2d_int::Kernels = [
+    "conv_block_fprop_int_n16",
+    "conv_block_fprop_int_n32",
+    "conv_block_fprop_int_n64",
+    "conv_block_fprop_int_c4",
+    "conv_block_fprop_int_any",
+];
+
+/// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of
+/// a product, and so are eight codes.
+pub(super) fn fused(g: &Geometry) -> bool {
+    g.k.is_multiple_of(8)
 }
 
 /// One thread per eight elements of a row, which share a byte of the mask.
 fn launch(kernel: &'static str, rows: usize, row: usize) -> Launch {
     Launch::over(kernel, rows * row.div_ceil(8), THREADS)
+}
+
+fn params(norm: Stored, residual: Option<Content>, then: &Then, g: &Geometry, made: &Made) -> Params {
+    let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
+    let (values, ranged) = match residual {
+        None => (0, None),
+        Some(Content::Values(t)) => (t.address(), None),
+        Some(Content::Codes(q)) => (q.values.address(), Some(q)),
+    };
+    let flags = [
+        then.relu,
+        then.ste == Ste::Clipped,
+        residual.is_some(),
+        ranged.is_some(),
+        made.mask.is_some(),
+        made.values.is_some(),
+    ];
+    Params {
+        mean: norm.mean.address(),
+        var: norm.var.address(),
+        gamma: address(norm.gamma),
+        beta: address(norm.beta),
+        residual: values,
+        residual_lo: ranged.map_or(0, |q| q.lo.address()),
+        residual_hi: ranged.map_or(0, |q| q.hi.address()),
+        lo: then.lo.value.address(),
+        hi: then.hi.value.address(),
+        codes: made.codes.address(),
+        mask: address(made.mask.as_ref()),
+        values: address(made.values.as_ref()),
+        rows: (g.n * g.p) as i32,
+        row: (g.q * g.k) as i32,
+        k: g.k as i32,
+        bits: then.bits.into(),
+        residual_bits: ranged.map_or(0, |q| q.bits.into()),
+        flags: flags.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
+        eps: norm.eps,
+        padding: 0,
+    }
+}
+
+/// From codes, where the shape is [`fused`].
+pub(super) fn convolve(
+    operands: [&Codes; 2],
+    bias: Option<&Tensor>,
+    norm: Stored,
+    residual: Option<Content>,
+    then: &Then,
+    g: &Geometry,
+    made: &Made,
+) -> Result<()> {
+    let p = params(norm, residual, then, g, made);
+    conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| launch.val(p))
 }
 
 /// From the convolution's output `z`.
@@ -49,37 +122,9 @@ pub(super) fn forward(
     g: &Geometry,
     made: &Made,
 ) -> Result<()> {
-    let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
-    let (values, ranged) = match residual {
-        None => (0, None),
-        Some(Content::Values(t)) => (t.address(), None),
-        Some(Content::Codes(q)) => (q.values.address(), Some(q)),
-    };
-    let p = Params {
-        mean: norm.mean.address(),
-        var: norm.var.address(),
-        gamma: address(norm.gamma),
-        beta: address(norm.beta),
-        residual: values,
-        residual_lo: ranged.map_or(0, |q| q.lo.address()),
-        residual_hi: ranged.map_or(0, |q| q.hi.address()),
-        lo: then.lo.value.address(),
-        hi: then.hi.value.address(),
-        rows: (g.n * g.p) as i32,
-        row: (g.q * g.k) as i32,
-        k: g.k as i32,
-        bits: then.bits.into(),
-        residual_bits: ranged.map_or(0, |q| q.bits.into()),
-        relu: then.relu.into(),
-        clip: (then.ste == Ste::Clipped).into(),
-        eps: norm.eps,
-    };
     launch("conv_block_fwd_f32", g.n * g.p, g.q * g.k)
         .ptr(z.address())
-        .val(p)
-        .ptr(made.codes.address())
-        .ptr(address(made.mask.as_ref()))
-        .ptr(address(made.values.as_ref()))
+        .val(params(norm, residual, then, g, made))
         .run(z.gpu().expect("a GPU tensor"))
 }
 

@@ -7,6 +7,9 @@
 //! every operation as the ops compute it that it stands for (`conv_bn_tune_in_turn`, `elementwise::add`, `activation`,
 //! `fake_quant`), in the same order: the same bits, which are also those of the deployed network (`conv2d_int::epilogue`).
 //!
+//! On a GPU the convolution of codes does all of it before its sums leave the registers, where the output's channels come in
+//! eights; else a kernel of its own does what follows.
+//!
 //! Backward, from the gradient `g` of the codes' values:
 //! ```text
 //! dv = keep * g     dresidual = dv     the rest as conv_bn_tune's, from dv
@@ -192,6 +195,9 @@ fn forward(
                 plan.run_rows(xq.values.host(), rows, |_, _, sums, row| sweep.row(sums, row));
                 return Ok(());
             }
+        }
+        if made.codes.gpu().is_some() && gpu::fused(g) {
+            return gpu::convolve([xq, wq], bias, norm, residual, then, g, made);
         }
     }
     let mut z = match (x.codes, w.codes) {
