@@ -65,6 +65,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    crate::device::VectorWidth::asked()?;
     // This thread is one of them: from outside of the pool every parallel loop, hundreds in a step, would put it to sleep
     // and wake another. (0 threads: as many as there are cores.)
     let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads).use_current_thread().build_global();

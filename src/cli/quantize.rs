@@ -43,7 +43,7 @@ pub struct Args {
     /// Bits of the last layer's weights, when they differ
     #[arg(long)]
     last_bits: Option<u8>,
-    /// Bits of the images as the first layer sees them; f32 if absent
+    /// Bits of the images as the first layer sees them; 32 leaves them f32
     #[arg(long)]
     input_bits: Option<u8>,
     /// Images per iteration
@@ -161,7 +161,10 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
     recipe.abits = args.abits.unwrap_or(recipe.abits);
     recipe.first_bits = args.first_bits.or(recipe.first_bits);
     recipe.last_bits = args.last_bits.or(recipe.last_bits);
-    recipe.input_bits = args.input_bits.or(recipe.input_bits);
+    recipe.input_bits = match args.input_bits {
+        Some(32) => None,
+        given => given.or(recipe.input_bits),
+    };
     recipe.batch = args.batch.unwrap_or(recipe.batch);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     if let Some(iters) = args.iters {

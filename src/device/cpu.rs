@@ -1,8 +1,53 @@
 //! The CPU as a device: a pool of aligned host memory. Ops compute on it in plain Rust over rayon.
 
 use super::pool::{GRANULE, Pool, block_bytes};
+use crate::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// The environment variable that keeps loops from using the widest vectors of this CPU: `avx512`, `avx2` or `portable`.
+pub const VECTORS: &str = "GHOSTBIT_VECTORS";
+
+/// Vector instructions of a CPU, narrowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VectorWidth {
+    Portable,
+    /// With FMA.
+    Avx2,
+    Avx512,
+}
+
+impl VectorWidth {
+    /// What loops use: the widest that this CPU has and [`VECTORS`] allows. Read once.
+    pub fn here() -> Self {
+        static HERE: OnceLock<VectorWidth> = OnceLock::new();
+        *HERE.get_or_init(|| Self::asked().ok().flatten().map_or(Self::found(), |most| most.min(Self::found())))
+    }
+
+    fn found() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// What [`VECTORS`] asks for; errors on a value that it does not know.
+    pub fn asked() -> Result<Option<Self>> {
+        let Some(text) = std::env::var_os(VECTORS) else { return Ok(None) };
+        match &*text.to_string_lossy() {
+            "avx512" => Ok(Some(Self::Avx512)),
+            "avx2" => Ok(Some(Self::Avx2)),
+            "portable" => Ok(Some(Self::Portable)),
+            other => Err(Error::config(VECTORS, format!("'{other}' is not avx512, avx2 or portable"))),
+        }
+    }
+}
 
 /// Host memory pool and settings.
 pub struct Cpu {
@@ -17,12 +62,10 @@ impl Cpu {
 
     /// E.g. `cpu (AVX-512, 2 threads)`.
     pub fn name(&self) -> String {
-        let isa = match () {
-            #[cfg(target_arch = "x86_64")]
-            () if std::is_x86_feature_detected!("avx512f") => "AVX-512",
-            #[cfg(target_arch = "x86_64")]
-            () if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") => "AVX2",
-            () => "portable",
+        let isa = match VectorWidth::here() {
+            VectorWidth::Avx512 => "AVX-512",
+            VectorWidth::Avx2 => "AVX2",
+            VectorWidth::Portable => "portable",
         };
         format!("cpu ({isa}, {} threads)", rayon::current_num_threads())
     }

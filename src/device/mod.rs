@@ -12,7 +12,7 @@ mod launch;
 mod pool;
 
 pub use counters::Counters;
-pub use cpu::{Cpu, HostBuffer};
+pub use cpu::{Cpu, HostBuffer, VectorWidth};
 pub use gpu::{Captured, Gpu, GpuBuffer};
 pub use launch::Launch;
 pub use pool::MemoryStats;

@@ -3,6 +3,7 @@
 //! The binary itself is built for the baseline x86-64 (or other) target and runs anywhere. A loop gains only if the
 //! closure and all it calls are inlined, so callees carry `#[inline(always)]`.
 
+use crate::device::VectorWidth;
 use pulp::WithSimd;
 
 struct Body<F>(F);
@@ -16,8 +17,17 @@ impl<R, F: FnOnce() -> R> WithSimd for Body<F> {
     }
 }
 
-/// Calls `f` with this CPU's vector instructions enabled. Write `vectorize(#[inline(always)] || ...)`.
+/// Calls `f` with the vector instructions enabled that this CPU has and [`VectorWidth::here`] allows. Write
+/// `vectorize(#[inline(always)] || ...)`.
 #[inline]
 pub fn vectorize<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(Body(f))
+    match VectorWidth::here() {
+        VectorWidth::Avx512 => pulp::Arch::new().dispatch(Body(f)),
+        #[cfg(target_arch = "x86_64")]
+        VectorWidth::Avx2 => match pulp::x86::V3::try_new() {
+            Some(v3) => v3.vectorize(f),
+            None => f(),
+        },
+        _ => f(),
+    }
 }

@@ -8,6 +8,7 @@
 mod lanes;
 
 use lanes::Lanes;
+use crate::device::VectorWidth;
 use std::sync::OnceLock;
 
 /// Instruction set of the kernels.
@@ -21,10 +22,22 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The widest of this CPU.
+    /// The widest of this CPU that loops may use.
     pub fn widest() -> Self {
         static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| Self::all().into_iter().next().expect("portable is always there"))
+        *FOUND.get_or_init(|| {
+            let may = |isa: &Self| isa.needs() <= VectorWidth::here();
+            Self::all().into_iter().find(may).expect("portable is always there")
+        })
+    }
+    fn needs(self) -> VectorWidth {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => VectorWidth::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => VectorWidth::Avx2,
+            Self::Portable => VectorWidth::Portable,
+        }
     }
     /// All that this CPU can run, widest first.
     pub fn all() -> Vec<Self> {

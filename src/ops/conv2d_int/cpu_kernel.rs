@@ -11,6 +11,7 @@
 mod lanes;
 
 use lanes::Lanes;
+use crate::device::VectorWidth;
 use std::sync::OnceLock;
 
 /// Instruction set of the kernels.
@@ -24,10 +25,22 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The widest of this CPU.
+    /// The widest of this CPU that loops may use.
     pub fn widest() -> Self {
         static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| Self::all().into_iter().next().expect("portable is always there"))
+        *FOUND.get_or_init(|| {
+            let may = |isa: &Self| isa.needs() <= VectorWidth::here();
+            Self::all().into_iter().find(may).expect("portable is always there")
+        })
+    }
+    fn needs(self) -> VectorWidth {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => VectorWidth::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => VectorWidth::Avx2,
+            Self::Portable => VectorWidth::Portable,
+        }
     }
     /// All that this CPU can run, widest first.
     pub fn all() -> Vec<Self> {
@@ -101,7 +114,7 @@ pub fn row(isa: Isa, b: &Row, out: &mut [i32]) {
             Isa::Vnni => row_vnni(b, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => row_avx2(b, out),
-            Isa::Portable => blocks_of::<[i32; 8], 1, 4>(b, out, width),
+            Isa::Portable => blocks_of::<lanes::Baseline, 1, 4>(b, out, width),
         }
     }
 }
