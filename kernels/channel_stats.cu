@@ -31,13 +31,7 @@ KERNEL channel_stats_fwd_final_f32(const float* __restrict__ partial, float* __r
         b.m2 = partial[(p.chunks + chunk) * p.c + channel];
         m = merge(m, b);
     }
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        Moments b;
-        b.n = __shfl_down_sync(0xffffffffu, m.n, lanes);
-        b.mean = __shfl_down_sync(0xffffffffu, m.mean, lanes);
-        b.m2 = __shfl_down_sync(0xffffffffu, m.m2, lanes);
-        m = merge(m, b);
-    }
+    m = warp_moments(m, 1);
     if (lane == 0) {
         mean[channel] = m.mean;
         var[channel] = m.m2 / (float)p.rows;

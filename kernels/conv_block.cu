@@ -1,17 +1,18 @@
 // A student's layer (src/ops/conv_block): normalization, residual sum, ReLU, quantizer; codes and a bit per element for the
 // gradient. Behind a convolution of codes it is that kernel's last step (`fprop_int`), else a pass of its own (`fwd`).
-// Gradients of the convolution: conv2d_*.cu, conv_bn_tune.cu.
+// Behind one of images likewise (`fprop_f32_any` and the other maths). Gradients of the convolution: conv2d_*.cu, conv_bn_tune.cu.
 //
 // layout    z, codes, residual, values NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; x NHWC and w KRSC, codes
 // mapping   fwd, bwd: one thread per eight elements of a row. fprop_int: include/conv_int.cuh, column tiles of 16, 32 or 64 (the
-//           suffix), `c4` and `any` where channels do not come in sixteens; k in eights, so that a byte of the mask is one
-//           group of columns of a product
+//           suffix), `c4` and `any` where channels do not come in sixteens. Images: include/conv_fprop.cuh. k in eights for
+//           both, so that a byte of the mask is one group of columns of a product
 // traffic   fwd 4 bytes z + 1 codes + 1/8 mask (+ 1 or 4 residual, + 4 values where they are kept); bwd 8 + 1/8. fprop_int: bytes
 //           of x + w instead of z
 // order     no reductions but exact integers; every operation rounded as those that it stands for
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/block_step.cuh"
+#include "include/conv_fprop.cuh"
 #include "include/int_value.cuh"
 
 KERNEL conv_block_fwd_f32(const float* __restrict__ z, ConvBlock p) {
@@ -67,6 +68,18 @@ BLOCK_INT(conv_block_fprop_int_n32, 32, 16, 2)
 BLOCK_INT(conv_block_fprop_int_n64, 64, 16, 2)
 BLOCK_INT(conv_block_fprop_int_c4, 32, 4, 2)
 BLOCK_INT(conv_block_fprop_int_any, 32, 1, 1)
+
+// Images: values, of channels that do not come in fours.
+#define BLOCK_IMAGE(name, MATH, COLS, VEC)                                                                            \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                          \
+        name(ConvShape z, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,    \
+             ConvBlock p) {                                                                                            \
+        fprop<MATH, COLS, VEC>(z, x, w, BlockOutput<Accumulator<MATH, COLS>::Columns>(p, bias));                       \
+    }
+
+BLOCK_IMAGE(conv_block_fprop_f32_any, F32, 32, false)
+BLOCK_IMAGE(conv_block_fprop_tf32_any, TF32, 32, false)
+BLOCK_IMAGE(conv_block_fprop_bf16_any, BF16, 32, false)
 
 KERNEL conv_block_bwd_f32(const float* __restrict__ dy, const unsigned char* __restrict__ mask, float* __restrict__ dv,
                           int rows, int row) {

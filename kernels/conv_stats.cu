@@ -1,11 +1,19 @@
-// What follows a frozen network's convolution, as one (src/ops/conv_stats): residual sum and ReLU with a bit per element; and
-// the gradients of ReLU, sum and channel statistics. The statistics themselves: channel_stats.cu.
+// A frozen network's layer (src/ops/conv_stats): statistics per channel of what its convolution computes, residual sum, ReLU with
+// a bit per element; and the gradients of ReLU, sum and statistics. `fprop` is the convolution with all of it, `merge` puts
+// the blocks' statistics together; `fwd` is residual sum and ReLU alone, behind conv2d_*.cu and channel_stats.cu.
 //
-// layout    y, u, residual NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; vectors [k]
-// mapping   one thread per eight elements of a row
-// traffic   fwd 8 bytes per element (+ 4 residual, + 1/8 mask); bwd 8 (+ 4 y, + 4 residual's gradient, + 1/8)
-// order     no reductions
-#include "include/device.cuh"
+// layout    y, u, residual NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; vectors [k]; x NHWC, w KRSC
+// mapping   fwd, bwd: one thread per eight elements of a row. fprop: include/conv_fprop.cuh and conv_halo.cuh; k in eights, so
+//           that a byte of the mask is one group of columns. merge: a warp per channel
+// traffic   fwd 8 bytes per element (+ 4 residual, + 1/8 mask); bwd 8 (+ 4 y, + 4 residual's gradient, + 1/8). fprop: x, w, and
+//           4 per element (+ 4 u where y is kept, + 4 residual, + 1/8 mask)
+// order     statistics: a thread's pixels, tree over lanes, warps, then blocks of a lane, tree over lanes
+// numbers   see include/moments.cuh
+// tried     -
+// measured  not yet measured on a GPU
+#include "include/conv_fprop.cuh"
+#include "include/conv_halo.cuh"
+#include "include/stats_output.cuh"
 
 // residual and mask may be null; u may be y.
 KERNEL conv_stats_fwd_f32(const float* y, const float* __restrict__ residual, float* u, unsigned char* __restrict__ mask,
@@ -19,10 +27,54 @@ KERNEL conv_stats_fwd_f32(const float* y, const float* __restrict__ residual, fl
         int at = start + first + e;
         float v = y[at];
         if (residual) v = __fadd_rn(v, residual[at]);
-        passes |= (v > 0.0f ? 1u : 0u) << e;
-        u[at] = relu && v <= 0.0f ? 0.0f : v;
+        passes |= (stats_step(v, relu) ? 1u : 0u) << e;
+        u[at] = v;
     }
     if (mask) mask[i] = (unsigned char)passes;
+}
+
+#define STATS(name, MATH, COLS, VEC)                                                                                  \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                         \
+        name(ConvShape z, const float* __restrict__ x, const float* __restrict__ w, ConvStats p) {                    \
+        fprop<MATH, COLS, VEC>(z, x, w, StatsOutput<Accumulator<MATH, COLS>::Columns>(p));                            \
+    }
+#define STATS_HALO(name, MATH, C, MS)                                                                                 \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                         \
+        name(ConvShape z, const float* __restrict__ x, const float* __restrict__ w, ConvStats p, int tiles) {         \
+        halo<MATH, C, MS, false>(z, x, w, StatsOutput<HaloColumns<C>>(p), tiles);                                     \
+    }
+
+STATS(conv_stats_fprop_f32_n16, F32, 16, true)
+STATS(conv_stats_fprop_f32_n32, F32, 32, true)
+STATS(conv_stats_fprop_f32_n64, F32, 64, true)
+STATS(conv_stats_fprop_f32_any, F32, 32, false)
+STATS(conv_stats_fprop_tf32_n16, TF32, 16, true)
+STATS(conv_stats_fprop_tf32_n32, TF32, 32, true)
+STATS(conv_stats_fprop_tf32_n64, TF32, 64, true)
+STATS(conv_stats_fprop_tf32_any, TF32, 32, false)
+STATS(conv_stats_fprop_bf16_n16, BF16, 16, true)
+STATS(conv_stats_fprop_bf16_n32, BF16, 32, true)
+STATS(conv_stats_fprop_bf16_n64, BF16, 64, true)
+STATS(conv_stats_fprop_bf16_any, BF16, 32, false)
+STATS_HALO(conv_stats_fprop_tf32_halo16, TF32, 16, 2)
+STATS_HALO(conv_stats_fprop_tf32_halo32, TF32, 32, 1)
+STATS_HALO(conv_stats_fprop_bf16_halo16, BF16, 16, 2)
+STATS_HALO(conv_stats_fprop_bf16_halo32, BF16, 32, 1)
+
+// partial[3][blocks][k] as fprop leaves it.
+KERNEL conv_stats_merge_f32(const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ var, int blocks,
+                            int k) {
+    int channel = blockIdx.x, lane = threadIdx.x;
+    Moments m = {0.0f, 0.0f, 0.0f};
+    for (int i = lane; i < blocks; i += 32) {
+        int at = i * k + channel;
+        m = merge(m, {partial[at], partial[blocks * k + at], partial[2 * blocks * k + at]});
+    }
+    m = warp_moments(m, 1);
+    if (lane == 0) {
+        mean[channel] = m.mean;
+        var[channel] = m.m2 / m.n;
+    }
 }
 
 // mask may be null; y, mean, dmean and dvar are null together; dresidual may be null.

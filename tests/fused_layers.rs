@@ -5,9 +5,11 @@ use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
 use ghostbit::ops::activation::{Activation, activation};
 use ghostbit::ops::batch_norm::batch_norm_eval;
+use ghostbit::ops::channel_stats::channel_stats;
 use ghostbit::ops::conv_block::{Operand, Then, conv_block};
-use ghostbit::ops::conv_bn_tune::TuneNorm;
-use ghostbit::ops::conv2d::{Conv2dParams, conv2d};
+use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
+use ghostbit::ops::conv_stats::{After, conv_stats};
+use ghostbit::ops::conv2d::{Conv2dParams, Math, conv2d};
 use ghostbit::ops::conv2d_int::conv2d_int;
 use ghostbit::ops::elementwise::add;
 use ghostbit::ops::fake_quant::{Axis, Codes, FakeQuantSpec, Ste, dequantize, fake_quant_coded};
@@ -111,7 +113,8 @@ fn student(device: &Device, s: Student, together: bool) -> (Vec<f32>, Vec<f32>, 
     (found, gradients.of(&residual).map(|g| g.to_vec().unwrap()).unwrap_or_default(), after - before)
 }
 
-/// With channels in eights a student's layer of codes is two launches: sums of the filter per tap, and all the rest.
+/// With channels in eights a student's layer of codes is two launches: sums of the filter per tap, and all the rest. One of an
+/// image is one.
 #[test]
 fn students_layers_equal_their_parts() {
     let Ok(gpu) = Device::emulator() else { return };
@@ -134,6 +137,9 @@ fn students_layers_equal_their_parts() {
         Student { x: [1, 13, 12, 32], k: 72, residual: Residual::Values, ..clipped },
         Student { x: [1, 6, 5, 12], k: 40, p: p(2, 1), ..clipped },
         Student { x: [1, 6, 5, 3], k: 8, p: p(1, 2).dilation(2), relu: false, ..clipped },
+        Student { x: [2, 7, 9, 3], coded: false, ..clipped },
+        Student { x: [1, 7, 9, 3], k: 40, p: p(2, 1).math(Math::Tf32), coded: false, ste: Ste::Lsq, ..plain },
+        Student { x: [1, 7, 9, 5], p: p(1, 0).math(Math::Bf16), coded: false, relu: false, ..clipped },
         Student { k: 24, ste: Ste::Lsq, ..plain },
         Student { k: 64, r: 1, p: p(1, 0), relu: false, ste: Ste::LsqUnscaled, ..clipped },
     ];
@@ -143,6 +149,138 @@ fn students_layers_equal_their_parts() {
         assert_eq!(values, values_twin, "{layer:?}");
         assert_eq!(gradient, gradient_twin, "{layer:?}");
         assert!(values.iter().any(|v| *v != values[0]) && gradient.is_empty() == (layer.residual == Residual::None));
-        assert_eq!(launches, 2, "{layer:?}: {launches_twin} in parts");
+        assert_eq!(launches, if layer.coded { 2 } else { 1 }, "{layer:?}: {launches_twin} in parts");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Teacher {
+    x: [usize; 4],
+    k: usize,
+    r: usize,
+    p: Conv2dParams,
+    residual: bool,
+    relu: bool,
+    stats: bool,
+    /// Whether there will be a backward pass.
+    backward: bool,
+}
+
+/// Output, statistics, the residual's gradient, and the number of kernels launched forward.
+fn teacher(device: &Device, s: Teacher, together: bool) -> (Vec<f32>, [Vec<f32>; 2], Vec<f32>, u64) {
+    let mut tape = if s.backward { Tape::new(device) } else { Tape::inference(device) };
+    let t = &mut tape;
+    let x = t.leaf(ramp(device, &s.x, 1));
+    let [w, gamma, beta] = [vec![s.k, s.r, s.r, s.x[3]], vec![s.k], vec![s.k]]
+        .map(|shape| Var::constant(ramp(device, &shape, shape.len())));
+    let mean = ramp(device, &[s.k], 4);
+    let var: Vec<f32> = (0..s.k).map(|i| 0.4 + 0.3 * (i % 7) as f32).collect();
+    let var = constant(device, &var).value;
+    let norm = TuneNorm { gamma: Some(&gamma), beta: Some(&beta), mean: &mean, var: &var, eps: 1e-5 };
+    let side = |len: usize| (len + 2 * s.p.pad - s.p.dilation * (s.r - 1) - 1) / s.p.stride + 1;
+    let out = [s.x[0], side(s.x[1]), side(s.x[2]), s.k];
+    let residual = t.leaf(ramp(device, &out, 7));
+    let before = device.gpu().unwrap().counters().launches;
+    let (u, stats) = if together {
+        let after = After { residual: s.residual.then_some(&residual), relu: s.relu, stats: s.stats };
+        conv_stats(t, [&x, &w], None, norm, s.p, after).unwrap()
+    } else {
+        let mut u = conv_bn_tune(t, &x, &w, None, norm, s.p).unwrap();
+        let stats = s.stats.then(|| channel_stats(t, &u).unwrap());
+        if s.residual {
+            u = add(t, &u, &residual).unwrap();
+        }
+        if s.relu {
+            u = activation(t, &u, Activation::Relu).unwrap();
+        }
+        (u, stats)
+    };
+    let launches = device.gpu().unwrap().counters().launches - before;
+    let of = |v: &Var| v.value.to_vec::<f32>().unwrap();
+    let stats = stats.map_or([vec![], vec![]], |(mean, var)| [of(&mean), of(&var)]);
+    let mut gradient = Vec::new();
+    if s.backward {
+        let gradients = tape.backward_from(&[(&u, ramp(device, &out, 8))]).unwrap();
+        gradient = gradients.of(&residual).map(|g| g.to_vec().unwrap()).unwrap_or_default();
+    }
+    (of(&u), stats, gradient, launches)
+}
+
+/// With channels in eights a frozen layer is its convolution, and a launch for statistics; its values are those of its parts, and
+/// the statistics as exact as theirs.
+#[test]
+fn teachers_layers_equal_their_parts() {
+    let Ok(gpu) = Device::emulator() else { return };
+    let p = Conv2dParams::new;
+    let all = Teacher {
+        x: [2, 17, 20, 16],
+        k: 16,
+        r: 3,
+        p: p(1, 1),
+        residual: true,
+        relu: true,
+        stats: true,
+        backward: true,
+    };
+    let of = |math: Math, c: usize, k: usize| Teacher { x: [2, 17, 20, c], k, p: p(1, 1).math(math), ..all };
+    let mut layers = vec![
+        of(Math::F32, 16, 16),
+        of(Math::F32, 12, 72),
+        Teacher { backward: false, ..of(Math::F32, 4, 24) },
+        Teacher { residual: false, ..of(Math::F32, 3, 16) },
+        Teacher { r: 1, p: p(2, 0), relu: false, residual: false, ..all },
+        Teacher { stats: false, ..of(Math::F32, 8, 32) },
+        // A single pixel.
+        Teacher { x: [1, 1, 1, 3], k: 8, r: 1, p: p(1, 0), ..all },
+    ];
+    for math in [Math::Tf32, Math::Bf16] {
+        layers.extend([
+            of(math, 16, 16),
+            Teacher { backward: false, ..of(math, 32, 32) },
+            Teacher { stats: false, residual: false, ..of(math, 32, 32) },
+            of(math, 8, 16),
+            of(math, 4, 40),
+            Teacher { residual: false, ..of(math, 3, 24) },
+        ]);
+    }
+    for layer in layers {
+        let (u, stats, gradient, launches) = teacher(&gpu, layer, true);
+        let (u_twin, stats_twin, gradient_twin, launches_twin) = teacher(&gpu, layer, false);
+        assert_eq!(u, u_twin, "{layer:?}");
+        assert_eq!(gradient, gradient_twin, "{layer:?}");
+        for (found, twin) in stats.iter().zip(&stats_twin) {
+            assert_eq!(found.len(), if layer.stats { layer.k } else { 0 });
+            for (a, b) in found.iter().zip(twin) {
+                assert!((a - b).abs() <= 2e-6 * b.abs().max(0.1), "{layer:?}: {a} {b}");
+            }
+        }
+        let saved = [layer.residual, layer.relu, layer.stats].iter().filter(|s| **s).count() as u64;
+        assert_eq!(launches_twin - launches, saved, "{layer:?}");
+    }
+}
+
+/// Statistics taken in registers, of values a thousand times further from zero than from each other.
+#[test]
+fn statistics_of_a_convolution_do_not_cancel() {
+    let Ok(gpu) = Device::emulator() else { return };
+    for (math, c) in [(Math::F32, 8), (Math::Tf32, 16), (Math::Bf16, 32), (Math::Bf16, 3)] {
+        let k = if c < 16 { 24 } else { c };
+        let [x, w] = [vec![3, 19, 18, c], vec![k, 3, 3, c]].map(|s| Var::constant(ramp(&gpu, &s, s[0])));
+        let [mean, one] = [vec![-30_000.0; k], vec![1.0; k]].map(|v: Vec<f32>| constant(&gpu, &v).value);
+        let norm = TuneNorm { gamma: None, beta: None, mean: &mean, var: &one, eps: 0.0 };
+        let after = After { residual: None, relu: false, stats: true };
+        let tape = &mut Tape::inference(&gpu);
+        let p = Conv2dParams::new(1, 1).math(math);
+        let (u, stats) = conv_stats(tape, [&x, &w], None, norm, p, after).unwrap();
+        let (u, (mean, var)) = (u.value.to_vec::<f32>().unwrap(), stats.unwrap());
+        let (mean, var) = (mean.value.to_vec::<f32>().unwrap(), var.value.to_vec::<f32>().unwrap());
+        for i in 0..k {
+            let v: Vec<f64> = u.iter().skip(i).step_by(k).map(|v| f64::from(*v)).collect();
+            let centre = v.iter().sum::<f64>() / v.len() as f64;
+            let spread = v.iter().map(|v| (v - centre).powi(2)).sum::<f64>() / v.len() as f64;
+            assert!(centre > 29_000.0 && spread < 1000.0, "{centre} {spread}");
+            assert!((f64::from(mean[i]) - centre).abs() < 5e-3, "{math:?} {centre} {}", mean[i]);
+            assert!((f64::from(var[i]) - spread).abs() < 1e-3 * spread, "{math:?} {spread} {}", var[i]);
+        }
     }
 }

@@ -4,6 +4,7 @@
 //   v = (z - mean) * scale + shift  [+ residual]     u = relu(v)     q = code(u)     every operation rounded, none fused
 #pragma once
 #include "column_groups.cuh"
+#include "conv_output.cuh"
 #include "normal.cuh"
 #include "quant.cuh"
 
@@ -75,4 +76,39 @@ struct BlockStep {
             if (inside && col % 8 == 0) p.mask[at / 8] = (unsigned char)passes;
         }
     }
+};
+
+// Behind a convolution of values, whose sums these are without the bias (which may be null).
+template <class Columns>
+struct BlockOutput {
+    static constexpr int W = Columns::WIDTH, GROUPS = Columns::GROUPS;
+    BlockStep step;
+    const float* bias;
+    int first;
+    BlockStep::Column channels[GROUPS][W];
+    float added[GROUPS][W];
+
+    METHOD BlockOutput(const ConvBlock& p, const float* bias_) : step(p), bias(bias_), first(0) {}
+    METHOD int column(int group) const { return first + Columns::first(group); }
+    METHOD void start(int col) {
+        first = col;
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) {
+            if (column(i) >= step.p.k) continue;
+#pragma unroll
+            for (int e = 0; e < W; e++) {
+                channels[i][e] = step.column(column(i) + e);
+                added[i][e] = bias ? bias[column(i) + e] : 0.0f;
+            }
+        }
+    }
+    METHOD void put(int group, int pixel, float (&v)[W]) const {
+        bool inside = pixel >= 0 && column(group) < step.p.k;
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            if (bias && inside) v[e] += added[group][e];
+        }
+        step.put<W>(channels[group], pixel, column(group), inside, v);
+    }
+    METHOD void finish() const {}
 };

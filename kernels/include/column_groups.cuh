@@ -18,3 +18,14 @@ DEV void store_columns(float* to, const float (&v)[W]) {
     if constexpr (W == 4) store_float4(to, make_float4(v[0], v[1], v[2], v[3]));
     else *reinterpret_cast<float2*>(to) = make_float2(v[0], v[1]);
 }
+
+template <int W>
+DEV void load_columns(float (&v)[W], const float* from) {
+    if constexpr (W == 4) {
+        float4 f = load_float4(from);
+        v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+    } else {
+        float2 f = *reinterpret_cast<const float2*>(from);
+        v[0] = f.x, v[1] = f.y;
+    }
+}

@@ -144,10 +144,30 @@ DEV void conv_fetch(float (&to)[V], const float* from, bool valid) {
     }
 }
 
-// The block's sums: accumulation over a slice, and draining to memory two columns at a time.
+// How the lanes of a block hold its columns: each has GROUPS groups of WIDTH neighbours, 8 / WIDTH neighbouring lanes have eight.
+// Lanes APART (and multiples of it) hold other rows of the same columns, and so do STACKED warps.
+template <int COLS_, int WARPS_N>
+struct TensorColumns {
+    static constexpr int COLS = COLS_, GROUPS = COLS / WARPS_N / 8, WIDTH = 2, APART = 4, STACKED = 8 / WARPS_N;
+    static METHOD int first(int group) {
+        return (int)threadIdx.x / 32 % WARPS_N * (GROUPS * 8) + group * 8 + (int)threadIdx.x % 4 * 2;
+    }
+    static METHOD int stack() { return (int)threadIdx.x / 32 / WARPS_N; }
+};
+
+template <int COLS_, int WIDTH_>
+struct CudaCoreColumns {
+    static constexpr int COLS = COLS_, GROUPS = 1, WIDTH = WIDTH_, APART = COLS / WIDTH, STACKED = 8;
+    static METHOD int first(int) { return (int)threadIdx.x % APART * WIDTH; }
+    static METHOD int stack() { return (int)threadIdx.x / 32; }
+};
+
+// The block's sums: accumulation over a slice; draining to memory two columns at a time, or handing out while they are in
+// registers.
 template <ConvMath MATH, int COLS>
 struct Accumulator {
     static constexpr int WARPS_N = COLS >= 32 ? 2 : 1;
+    typedef TensorColumns<COLS, WARPS_N> Columns;
     static constexpr int WARP_M = CONV_ROWS / (8 / WARPS_N);
     static constexpr int MS = WARP_M / 16, NS = COLS / WARPS_N / 8;
     float d[MS][NS][4] = {};
@@ -202,6 +222,24 @@ struct Accumulator {
             }
         }
     }
+
+    // out.put(group, pixel(row), value of each column) for the groups of each row, by whole warps.
+    template <typename Pixel, typename Output>
+    METHOD void give(Pixel pixel, Output& out) const {
+        int g = threadIdx.x % 32 / 4;
+#pragma unroll
+        for (int m = 0; m < MS; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int at = pixel(first_row() + m * 16 + half * 8 + g);
+#pragma unroll
+                for (int n = 0; n < NS; n++) {
+                    float v[2] = {d[m][n][half * 2], d[m][n][half * 2 + 1]};
+                    out.put(n, at, v);
+                }
+            }
+        }
+    }
 };
 
 template <int COLS>
@@ -209,6 +247,7 @@ struct Accumulator<F32, COLS> {
     // Rows come in groups of four, 128 / (MS / 4) apart, so that the group loads of a warp are neighbours.
     static constexpr int MS = COLS == 64 ? 8 : 4, NS = COLS == 16 ? 2 : 4;
     static constexpr int ACROSS = COLS / NS, APART = CONV_ROWS / (MS / 4);
+    typedef CudaCoreColumns<COLS, NS> Columns;
     float d[MS][NS] = {};
 
     METHOD void multiply(const uint32_t (*a)[CONV_ROWS + 8], const uint32_t (*b)[COLS + 8]) {
@@ -246,6 +285,18 @@ struct Accumulator<F32, COLS> {
             int at = offset(row + m / 4 * APART + m % 4);
 #pragma unroll
             for (int n = 0; n < NS; n += 2) emit(at, col + n, d[m][n], d[m][n + 1]);
+        }
+    }
+
+    template <typename Pixel, typename Output>
+    METHOD void give(Pixel pixel, Output& out) const {
+        int row = (int)threadIdx.x / ACROSS * 4;
+#pragma unroll
+        for (int m = 0; m < MS; m++) {
+            float v[NS];
+#pragma unroll
+            for (int n = 0; n < NS; n++) v[n] = d[m][n];
+            out.put(0, pixel(row + m / 4 * APART + m % 4), v);
         }
     }
 };

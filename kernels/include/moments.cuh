@@ -22,6 +22,27 @@ DEV Moments merge(Moments a, Moments b) {
     return r;
 }
 
+// Sums of differences from the first value, of n values.
+DEV Moments shifted_moments(float n, float shift, float sum, float square) {
+    if (n == 0.0f) return {0.0f, 0.0f, 0.0f};
+    float mean = sum / n;
+    Moments m = {n, shift + mean, square - sum * mean};
+    if (m.m2 < 0.0f) m.m2 = 0.0f;
+    return m;
+}
+
+// Of all lanes whose numbers differ by multiples of `apart` (a power of two), in the lanes below it; others hold parts.
+DEV Moments warp_moments(Moments m, int apart) {
+    for (int lanes = 16; lanes >= apart; lanes /= 2) {
+        Moments b;
+        b.n = __shfl_down_sync(0xffffffffu, m.n, lanes);
+        b.mean = __shfl_down_sync(0xffffffffu, m.mean, lanes);
+        b.m2 = __shfl_down_sync(0xffffffffu, m.m2, lanes);
+        m = merge(m, b);
+    }
+    return m;
+}
+
 // The moments of the block's rows, one channel per thread below p.lanes (other threads hold parts of them).
 DEV Moments block_moments(const float* __restrict__ x, RowStages p, RowWalk w) {
     SMEM(float, ns, [256]);
@@ -39,11 +60,7 @@ DEV Moments block_moments(const float* __restrict__ x, RowStages p, RowWalk w) {
             square += d * d;
             n++;
         }
-        m.n = (float)n;
-        float mean = sum / m.n;
-        m.mean = shift + mean;
-        m.m2 = square - sum * mean;
-        if (m.m2 < 0.0f) m.m2 = 0.0f;
+        m = shifted_moments((float)n, shift, sum, square);
     }
     ns[t] = m.n;
     means[t] = m.mean;

@@ -4,7 +4,7 @@
 //! tile (16, 32, 64), reading four floats at once, and one per math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
 //! from the shape (and the alignment of views) alone, so results do not depend on the device.
 
-use super::halo::Halo;
+use super::halo::{self, Halo, HaloKernels};
 use super::launch::{PART_BLOCKS, ROWS, Shape, THREADS, aligned, sum};
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
@@ -16,7 +16,7 @@ use crate::tensor::{DType, Tensor};
 const PART_PIXELS: usize = 64;
 
 /// Kernel names by math, then column tile 16, 32, 64, any shape.
-type Kernels = [[&'static str; 4]; 3];
+pub(crate) type Kernels = [[&'static str; 4]; 3];
 macro_rules! kernels {
     ($pass:literal) => {
         [kernels!($pass, "f32"), kernels!($pass, "tf32"), kernels!($pass, "bf16")]
@@ -61,29 +61,60 @@ fn address(t: Option<&Tensor>) -> u64 {
     t.map_or(0, Tensor::address)
 }
 
-fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
+/// Launches one of the general `kernels` or of those for few channels (`halo`), chosen by shape, math and alignment alone. `to` is
+/// given the launch and its number of rows of blocks, and adds the arguments that say what becomes of the sums.
+pub(crate) fn convolve(
+    kernels: &Kernels,
+    halo: &HaloKernels,
+    [x, w]: [&Tensor; 2],
+    p: Conv2dParams,
+    to: impl FnOnce(Launch, usize) -> Result<Launch>,
+) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
-    if let Some(halo) = Halo::of(&g, p.math, [x, w]) {
-        return halo.fprop(x, w, bias, y, beta);
+    if let Some(few) = Halo::of(&g, p.math, [x, w]) {
+        return few.window(halo, [x, w], to);
     }
-    let (kernel, cols) = choose(&FPROP, p.math, g.k, g.c % 4 == 0 && aligned([x, w]));
-    Launch::new(kernel)
-        .grid([blocks(g.n * g.p * g.q, ROWS), blocks(g.k, cols), 1])
+    general(choose(kernels, p.math, g.k, g.c % 4 == 0 && aligned([x, w])), [x, w], &g, to)
+}
+
+/// [`convolve`] by kernels that take any number of channels, in f32, TF32 and BF16: for a few that do not come in fours.
+pub(crate) fn convolve_any(
+    kernels: &[&'static str; 3],
+    [x, w]: [&Tensor; 2],
+    p: Conv2dParams,
+    to: impl FnOnce(Launch, usize) -> Result<Launch>,
+) -> Result<()> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    general(choose(&kernels.map(|name| [name; 4]), p.math, g.k, false), [x, w], &g, to)
+}
+
+fn general(
+    (kernel, cols): (&'static str, usize),
+    [x, w]: [&Tensor; 2],
+    g: &Geometry,
+    to: impl FnOnce(Launch, usize) -> Result<Launch>,
+) -> Result<()> {
+    let rows = blocks(g.n * g.p * g.q, ROWS);
+    let launch = Launch::new(kernel)
+        .grid([rows, blocks(g.k, cols), 1])
         .block([THREADS, 1, 1])
-        .val(Shape::new(&g)?)
+        .val(Shape::new(g)?)
         .ptr(x.address())
-        .ptr(w.address())
-        .ptr(address(bias))
-        .ptr(y.address())
-        .val(beta)
-        .run(device(x))
+        .ptr(w.address());
+    to(launch, rows as usize)?.run(device(x))
+}
+
+fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
+    convolve(&FPROP, &halo::FPROP, [x, w], p, |launch, _| Ok(launch.ptr(address(bias)).ptr(y.address()).val(beta)))
 }
 
 /// `bias` has one value per channel of `dx`.
 fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
-    if let Some(halo) = Halo::of(&g, p.math, [dy, w]) {
-        return halo.dgrad(dy, w, bias, dx, beta);
+    if let Some(few) = Halo::of(&g, p.math, [dy, w]) {
+        return few.window(&halo::DGRAD, [dy, w], |launch, _| {
+            Ok(launch.ptr(address(bias)).ptr(dx.address()).val(beta))
+        });
     }
     let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
     let rows = g.n * g.h.div_ceil(g.stride) * g.w.div_ceil(g.stride);

@@ -14,6 +14,9 @@ pub(super) struct Halo {
     variant: usize,
 }
 
+/// Kernel names in this order.
+pub(crate) type HaloKernels = [&'static str; 4];
+
 /// Columns of a tile.
 const COLS: usize = 16;
 macro_rules! kernels {
@@ -26,9 +29,9 @@ macro_rules! kernels {
         ]
     };
 }
-const FPROP: [&str; 4] = kernels!("fprop");
-const DGRAD: [&str; 4] = kernels!("dgrad");
-const WGRAD: [&str; 4] = kernels!("wgrad");
+pub(super) const FPROP: HaloKernels = kernels!("fprop");
+pub(super) const DGRAD: HaloKernels = kernels!("dgrad");
+const WGRAD: HaloKernels = kernels!("wgrad");
 
 impl Halo {
     /// `operands` are what the kernel reads four floats of at once.
@@ -60,31 +63,25 @@ impl Halo {
         (tiles, tiles.min(most) as u32)
     }
 
-    fn window(&self, names: &[&'static str; 4], [x, w, y]: [&Tensor; 3], bias: Option<&Tensor>, beta: f32) -> Result<()> {
+    /// Convolves `x` with `w`, or `dy` with the turned filter; `to` as in [`super::gpu::convolve`].
+    pub fn window(
+        &self,
+        kernels: &HaloKernels,
+        [x, w]: [&Tensor; 2],
+        to: impl FnOnce(Launch, usize) -> Result<Launch>,
+    ) -> Result<()> {
         let c = self.geometry.c;
         let rows = if c == 16 { 16 } else { 8 };
         let (tiles, blocks) = self.tiles(rows, PART_BLOCKS);
         let pitch = self.words() + 4;
-        Launch::new(names[self.variant])
+        let launch = Launch::new(kernels[self.variant])
             .grid([blocks, 1, 1])
             .block([THREADS, 1, 1])
             .smem((4 * pitch * ((rows + 2) * (COLS + 2) + 9 * c)) as u32)
             .val(Shape::new(&self.geometry)?)
             .ptr(x.address())
-            .ptr(w.address())
-            .ptr(bias.map_or(0, Tensor::address))
-            .ptr(y.address())
-            .val(beta)
-            .val(tiles as i32)
-            .run(x.gpu().expect("called for GPU tensors"))
-    }
-
-    pub fn fprop(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32) -> Result<()> {
-        self.window(&FPROP, [x, w, y], bias, beta)
-    }
-
-    pub fn dgrad(&self, dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32) -> Result<()> {
-        self.window(&DGRAD, [dy, w, dx], bias, beta)
+            .ptr(w.address());
+        to(launch, blocks as usize)?.val(tiles as i32).run(x.gpu().expect("called for GPU tensors"))
     }
 
     /// Takes a workspace of one copy of `dw` per block.

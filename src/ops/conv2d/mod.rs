@@ -18,6 +18,8 @@ mod plain;
 mod rule;
 
 pub use cases::cases;
+pub(crate) use gpu::{Kernels, convolve, convolve_any};
+pub(crate) use halo::HaloKernels;
 pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
 

@@ -4,7 +4,7 @@ use super::{Content, Made, Then};
 use crate::Result;
 use crate::device::Launch;
 use crate::ops::batch_norm::Stored;
-use crate::ops::conv2d::Geometry;
+use crate::ops::conv2d::{self, Conv2dParams, Geometry};
 use crate::ops::conv2d_int;
 use crate::ops::fake_quant::{Codes, Ste};
 use crate::tensor::Tensor;
@@ -14,7 +14,7 @@ const THREADS: u32 = 256;
 /// Mirrors `ConvBlock` in `kernels/include/block_step.cuh`. Absent tensors are null.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
     mean: u64,
     var: u64,
     gamma: u64,
@@ -40,6 +40,48 @@ struct Params {
     padding: i32,
 }
 
+impl Params {
+    /// What follows a convolution of sizes `g`, and where it goes.
+    pub fn new(norm: Stored, residual: Option<Content>, then: &Then, g: &Geometry, made: &Made) -> Self {
+        let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
+        let (values, ranged) = match residual {
+            None => (0, None),
+            Some(Content::Values(t)) => (t.address(), None),
+            Some(Content::Codes(q)) => (q.values.address(), Some(q)),
+        };
+        let flags = [
+            then.relu,
+            then.ste == Ste::Clipped,
+            residual.is_some(),
+            ranged.is_some(),
+            made.mask.is_some(),
+            made.values.is_some(),
+        ];
+        Self {
+            mean: norm.mean.address(),
+            var: norm.var.address(),
+            gamma: address(norm.gamma),
+            beta: address(norm.beta),
+            residual: values,
+            residual_lo: ranged.map_or(0, |q| q.lo.address()),
+            residual_hi: ranged.map_or(0, |q| q.hi.address()),
+            lo: then.lo.value.address(),
+            hi: then.hi.value.address(),
+            codes: made.codes.address(),
+            mask: address(made.mask.as_ref()),
+            values: address(made.values.as_ref()),
+            rows: (g.n * g.p) as i32,
+            row: (g.q * g.k) as i32,
+            k: g.k as i32,
+            bits: then.bits.into(),
+            residual_bits: ranged.map_or(0, |q| q.bits.into()),
+            flags: flags.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
+            eps: norm.eps,
+            padding: 0,
+        }
+    }
+}
+
 /// The layer with its convolution of codes.
 const INTEGER: conv2d_int::Kernels = [
     "conv_block_fprop_int_n16",
@@ -49,10 +91,18 @@ const INTEGER: conv2d_int::Kernels = [
     "conv_block_fprop_int_any",
 ];
 
+/// The layer with its convolution of values, in f32, TF32 and BF16.
+const IMAGES: [&str; 3] = ["conv_block_fprop_f32_any", "conv_block_fprop_tf32_any", "conv_block_fprop_bf16_any"];
+
 /// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of
 /// a product, and so are eight codes.
 pub(super) fn fused(g: &Geometry) -> bool {
     g.k.is_multiple_of(8)
+}
+
+/// Whether that is so of a convolution of values: of images, whose channels do not come in fours.
+pub(super) fn image_fused(g: &Geometry) -> bool {
+    fused(g) && !g.c.is_multiple_of(4)
 }
 
 /// One thread per eight elements of a row, which share a byte of the mask.
@@ -60,71 +110,28 @@ fn launch(kernel: &'static str, rows: usize, row: usize) -> Launch {
     Launch::over(kernel, rows * row.div_ceil(8), THREADS)
 }
 
-fn params(norm: Stored, residual: Option<Content>, then: &Then, g: &Geometry, made: &Made) -> Params {
-    let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
-    let (values, ranged) = match residual {
-        None => (0, None),
-        Some(Content::Values(t)) => (t.address(), None),
-        Some(Content::Codes(q)) => (q.values.address(), Some(q)),
-    };
-    let flags = [
-        then.relu,
-        then.ste == Ste::Clipped,
-        residual.is_some(),
-        ranged.is_some(),
-        made.mask.is_some(),
-        made.values.is_some(),
-    ];
-    Params {
-        mean: norm.mean.address(),
-        var: norm.var.address(),
-        gamma: address(norm.gamma),
-        beta: address(norm.beta),
-        residual: values,
-        residual_lo: ranged.map_or(0, |q| q.lo.address()),
-        residual_hi: ranged.map_or(0, |q| q.hi.address()),
-        lo: then.lo.value.address(),
-        hi: then.hi.value.address(),
-        codes: made.codes.address(),
-        mask: address(made.mask.as_ref()),
-        values: address(made.values.as_ref()),
-        rows: (g.n * g.p) as i32,
-        row: (g.q * g.k) as i32,
-        k: g.k as i32,
-        bits: then.bits.into(),
-        residual_bits: ranged.map_or(0, |q| q.bits.into()),
-        flags: flags.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
-        eps: norm.eps,
-        padding: 0,
-    }
+/// From codes, where the shape is [`fused`].
+pub(super) fn convolve(operands: [&Codes; 2], bias: Option<&Tensor>, g: &Geometry, then: Params) -> Result<()> {
+    conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| launch.val(then))
 }
 
-/// From codes, where the shape is [`fused`].
-pub(super) fn convolve(
-    operands: [&Codes; 2],
+/// From values, where the shape is [`image_fused`].
+pub(super) fn convolve_image(
+    operands: [&Tensor; 2],
     bias: Option<&Tensor>,
-    norm: Stored,
-    residual: Option<Content>,
-    then: &Then,
-    g: &Geometry,
-    made: &Made,
+    p: Conv2dParams,
+    then: Params,
 ) -> Result<()> {
-    let p = params(norm, residual, then, g, made);
-    conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| launch.val(p))
+    conv2d::convolve_any(&IMAGES, operands, p, |launch, _| {
+        Ok(launch.ptr(bias.map_or(0, Tensor::address)).val(then))
+    })
 }
 
 /// From the convolution's output `z`.
-pub(super) fn forward(
-    z: &Tensor,
-    norm: Stored,
-    residual: Option<Content>,
-    then: &Then,
-    g: &Geometry,
-    made: &Made,
-) -> Result<()> {
-    launch("conv_block_fwd_f32", g.n * g.p, g.q * g.k)
+pub(super) fn forward(z: &Tensor, then: Params) -> Result<()> {
+    launch("conv_block_fwd_f32", then.rows as usize, then.row as usize)
         .ptr(z.address())
-        .val(params(norm, residual, then, g, made))
+        .val(then)
         .run(z.gpu().expect("a GPU tensor"))
 }
 

@@ -7,8 +7,8 @@
 //! every operation as the ops compute it that it stands for (`conv_bn_tune_in_turn`, `elementwise::add`, `activation`,
 //! `fake_quant`), in the same order: the same bits, which are also those of the deployed network (`conv2d_int::epilogue`).
 //!
-//! On a GPU the convolution of codes does all of it before its sums leave the registers, where the output's channels come in
-//! eights; else a kernel of its own does what follows.
+//! On a GPU the convolution of codes, or of an image, does all of it before its sums leave the registers, where the output's
+//! channels come in eights; else a kernel of its own does what follows.
 //!
 //! Backward, from the gradient `g` of the codes' values:
 //! ```text
@@ -197,20 +197,24 @@ fn forward(
             }
         }
         if made.codes.gpu().is_some() && gpu::fused(g) {
-            return gpu::convolve([xq, wq], bias, norm, residual, then, g, made);
+            return gpu::convolve([xq, wq], bias, g, gpu::Params::new(norm, residual, then, g, made));
         }
     }
     let mut z = match (x.codes, w.codes) {
         (Some(xq), Some(wq)) => conv2d_int::normalized([xq, wq], bias, None, p)?,
         _ => {
-            let mut z = Tensor::empty_like(&w.var.value, [g.n, g.p, g.q, g.k])?;
             let values = x.codes.map(values_of).transpose()?;
-            fprop(values.as_ref().unwrap_or(&x.var.value), &w.var.value, bias, &mut z, p)?;
+            let (x, w) = (values.as_ref().unwrap_or(&x.var.value), &w.var.value);
+            if made.codes.gpu().is_some() && gpu::image_fused(g) {
+                return gpu::convolve_image([x, w], bias, p, gpu::Params::new(norm, residual, then, g, made));
+            }
+            let mut z = Tensor::empty_like(w, [g.n, g.p, g.q, g.k])?;
+            fprop(x, w, bias, &mut z, p)?;
             z
         }
     };
     if z.gpu().is_some() {
-        return gpu::forward(&z, norm, residual, then, g, made);
+        return gpu::forward(&z, gpu::Params::new(norm, residual, then, g, made));
     }
     crate::for_real!(OP, z.dtype(), T => {
         let sweep = cpu::Sweep::<T>::new(None, Some(norm), then, g.q);

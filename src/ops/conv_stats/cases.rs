@@ -49,6 +49,11 @@ pub fn cases() -> Vec<Case> {
         case("convolution", [1, 3, 4, 37], [3, 3], p(1, 1), With { residual: false, relu: false, stats: false }),
         case("dilated", [1, 9, 10, 3], [4, 3], p(1, 2).dilation(2), all),
         case("bands", [2, 33, 20, 16], [16, 3], p(1, 1), all),
+        // Channels in eights: one kernel with the convolution.
+        case("eights", [2, 7, 9, 3], [8, 3], p(1, 1), all),
+        case("eights_wide", [1, 9, 8, 12], [72, 3], p(2, 1), all),
+        case("eights_statistics", [2, 4, 5, 4], [24, 1], p(1, 0), With { residual: false, relu: false, ..all }),
+        case("eights_no_statistics", [2, 12, 13, 16], [32, 3], p(1, 1), With { stats: false, ..all }),
         case("resnet20_16", [64, 32, 32, 16], [16, 3], p(1, 1), all).bench(),
         case("resnet20_64", [64, 8, 8, 64], [64, 3], p(1, 1), all).bench(),
     ]

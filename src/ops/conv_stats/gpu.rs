@@ -3,6 +3,7 @@
 use super::Made;
 use crate::Result;
 use crate::device::Launch;
+use crate::ops::conv2d::{self, Conv2dParams, Geometry, HaloKernels, Kernels};
 use crate::tensor::Tensor;
 
 const THREADS: u32 = 256;
@@ -14,6 +15,92 @@ fn launch(kernel: &'static str, rows: usize, row: usize) -> Launch {
 
 fn address(t: Option<&Tensor>) -> u64 {
     t.map_or(0, Tensor::address)
+}
+
+/// Mirrors `ConvStats` in `kernels/include/stats_output.cuh`. Absent tensors are null.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    bias: u64,
+    residual: u64,
+    y: u64,
+    u: u64,
+    mask: u64,
+    partial: u64,
+    k: i32,
+    /// Residual, relu, mask, y, u, partial; from the lowest bit.
+    flags: i32,
+}
+
+macro_rules! kernels {
+    ($math:literal) => {
+        [
+            concat!("conv_stats_fprop_", $math, "_n16"),
+            concat!("conv_stats_fprop_", $math, "_n32"),
+            concat!("conv_stats_fprop_", $math, "_n64"),
+            concat!("conv_stats_fprop_", $math, "_any"),
+        ]
+    };
+}
+const KERNELS: Kernels = [kernels!("f32"), kernels!("tf32"), kernels!("bf16")];
+const HALO: HaloKernels = [
+    "conv_stats_fprop_tf32_halo16",
+    "conv_stats_fprop_tf32_halo32",
+    "conv_stats_fprop_bf16_halo16",
+    "conv_stats_fprop_bf16_halo32",
+];
+
+/// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of
+/// a product, and four values of a row are read at once if the residual is aligned.
+pub(super) fn fused(g: &Geometry, residual: Option<&Tensor>) -> bool {
+    g.k.is_multiple_of(8) && residual.is_none_or(|r| r.address().is_multiple_of(16))
+}
+
+/// All of the layer, where it is [`fused`]; mean and variance take a launch more, and a workspace of three values per channel and
+/// row of blocks.
+pub(super) fn convolve(
+    [x, w, bias]: [&Tensor; 3],
+    residual: Option<&Tensor>,
+    relu: bool,
+    p: Conv2dParams,
+    made: &mut Made,
+) -> Result<()> {
+    let gpu = x.gpu().expect("a GPU tensor");
+    let k = w.dim(0);
+    let follows = relu || residual.is_some();
+    // Without a tensor of its own `u` takes the place of `y`, which nobody wants then.
+    let u = follows.then(|| made.u.as_ref().unwrap_or(&made.y));
+    let y = (!follows || made.u.is_some()).then_some(&made.y);
+    let mut partial = None;
+    conv2d::convolve(&KERNELS, &HALO, [x, w], p, |launch, blocks| {
+        if made.stats.is_some() {
+            partial = Some(Tensor::empty_like(x, [3, blocks, k])?);
+        }
+        let mask = made.mask.as_ref();
+        let set = [residual.is_some(), relu, mask.is_some(), y.is_some(), u.is_some(), partial.is_some()];
+        Ok(launch.val(Params {
+            bias: bias.address(),
+            residual: address(residual),
+            y: address(y),
+            u: address(u),
+            mask: address(mask),
+            partial: address(partial.as_ref()),
+            k: k as i32,
+            flags: set.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
+        }))
+    })?;
+    if let (Some(partial), Some([mean, var])) = (&partial, &made.stats) {
+        Launch::new("conv_stats_merge_f32")
+            .grid([k as u32, 1, 1])
+            .block([32, 1, 1])
+            .ptr(partial.address())
+            .ptr(mean.address())
+            .ptr(var.address())
+            .val(partial.dim(1) as i32)
+            .val(k as i32)
+            .run(gpu)?;
+    }
+    Ok(())
 }
 
 /// Residual sum and ReLU of `made.y`.

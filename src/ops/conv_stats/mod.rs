@@ -6,7 +6,8 @@
 //! dy = keep * du + dmean / m + 2 dvar (y - mean) / m     dresidual = keep * du     the rest as conv_bn_tune's, from dy
 //! ```
 //! with `m` rows and a bit `keep` per element, which says whether ReLU passed it. Values and order of `u` are those of the
-//! ops that it stands for; sums of the statistics are taken while `y` is in the cache, in another order than theirs.
+//! ops that it stands for; sums of the statistics are taken while `y` is in the cache, in another order than theirs. On a GPU
+//! all of it is done while `y` is in registers, where its channels come in eights; else by kernels of their own.
 
 mod cases;
 mod cpu;
@@ -111,6 +112,9 @@ fn forward(
     made: &mut Made,
 ) -> Result<()> {
     let residual = after.residual.map(|r| &r.value);
+    if x.gpu().is_some() && gpu::fused(g, residual) {
+        return gpu::convolve([x, scaled, shift], residual, after.relu, p, made);
+    }
     if x.gpu().is_some() {
         conv2d::fprop(x, scaled, Some(shift), &mut made.y, p)?;
         if let Some([mean, var]) = &mut made.stats {
