@@ -5,6 +5,7 @@ mod deployed;
 mod eval;
 mod export;
 mod inspect;
+mod job;
 mod methods;
 mod network;
 mod predict;
