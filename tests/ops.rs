@@ -3,13 +3,11 @@
 //! Fresh memory is NaN on both devices, so a value that is read before it is written, or never written, fails its
 //! comparison. Inputs must come out as they went in, and the kernels' buffers lie between guard bands.
 
-mod inputs;
-
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::{Device, Launch};
+use ghostbit::ops::case::inputs::{Rng, tensor, values};
 use ghostbit::ops::case::{Case, GradCheck, Input};
 use ghostbit::tensor::{DType, Tensor, init};
-use inputs::{Rng, tensor, values};
 
 struct Outcome {
     outputs: Vec<Vec<f64>>,
@@ -33,7 +31,7 @@ fn execute(case: &Case, device: &Device, inputs: &[Vec<f64>], dtype: DType) -> O
         .iter()
         .zip(inputs)
         .map(|(i, v)| {
-            let t = tensor(device, i, v, dtype);
+            let t = tensor(device, i, v, dtype).unwrap();
             if i.grad && grads_wanted { tape.leaf(t) } else { Var::constant(t) }
         })
         .collect();
@@ -93,8 +91,12 @@ fn differences(case: &Case, inputs: &[Vec<f64>], oracle: &Outcome, failures: &mu
     let device = Device::cpu();
     let loss = |inputs: &[Vec<f64>]| -> f64 {
         let mut tape = Tape::inference(&device);
-        let vars: Vec<Var> =
-            case.inputs.iter().zip(inputs).map(|(i, v)| Var::constant(tensor(&device, i, v, DType::F64))).collect();
+        let vars: Vec<Var> = case
+            .inputs
+            .iter()
+            .zip(inputs)
+            .map(|(i, v)| Var::constant(tensor(&device, i, v, DType::F64).unwrap()))
+            .collect();
         let outs = (case.run)(&mut tape, &vars).unwrap();
         let mut sum = 0.0;
         for (i, o) in outs.iter().enumerate() {

@@ -250,6 +250,18 @@ impl Gpu {
         })
     }
 
+    /// Seconds between two events of the stream, around what `work` queues.
+    pub(super) fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.synchronize()?;
+        let mark = || self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let start = mark().map_err(|e| self.error(describe(&e)))?;
+        work()?;
+        let end = mark().map_err(|e| self.error(describe(&e)))?;
+        self.synchronize()?;
+        let ms = start.elapsed_ms(&end).map_err(|e| self.error(describe(&e)))?;
+        Ok(f64::from(ms) * 1e-3)
+    }
+
     fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
         if let Some(f) = self.functions.lock().unwrap().get(kernel) {
             return Ok(*f as sys::CUfunction);

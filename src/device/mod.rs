@@ -122,6 +122,19 @@ impl Device {
         }
     }
 
+    /// Seconds from the start to the end of `work`: by the clock on the CPU, by events of the stream on a GPU, where gaps
+    /// in which it waits for the host count too. Waits before and after.
+    pub fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        match self {
+            Self::Cpu(_) => {
+                let start = std::time::Instant::now();
+                work()?;
+                Ok(start.elapsed().as_secs_f64())
+            }
+            Self::Gpu(g) => g.timed(work),
+        }
+    }
+
     /// Bytes in use, high-water mark, and bytes reserved by the pool.
     pub fn memory(&self) -> MemoryStats {
         match self {

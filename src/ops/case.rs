@@ -1,6 +1,10 @@
 //! The case table: shapes, tolerance, flops, bytes and gradient mode of an op stand once, and drive correctness tests,
 //! gradient checks, benches and the op table.
 
+pub mod inputs;
+pub mod roof;
+pub mod timing;
+
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::tensor::Shape;

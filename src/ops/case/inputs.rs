@@ -1,13 +1,15 @@
 //! Input values of a case, the same in tests and benches.
 
-use ghostbit::device::Device;
-use ghostbit::ops::case::{Fill, Input};
-use ghostbit::tensor::{DType, Tensor};
+use super::{Fill, Input};
+use crate::Result;
+use crate::device::Device;
+use crate::tensor::{DType, Tensor};
 
 /// SplitMix64: a generator of its own, so that values do not rest on the op under test.
 pub struct Rng(pub u64);
 
 impl Rng {
+    /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -15,9 +17,11 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
+    /// Uniform in `(0, 1)`.
     pub fn uniform(&mut self) -> f64 {
         ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
+    /// Standard normal.
     pub fn normal(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }
@@ -43,13 +47,13 @@ pub fn values(input: &Input, rng: &mut Rng) -> Vec<f64> {
     }
 }
 
-/// `v` in the input's shape; labels are I32 whatever `dtype` says.
-pub fn tensor(device: &Device, input: &Input, v: &[f64], dtype: DType) -> Tensor {
+/// `v` in the input's shape on `device`; labels are I32 whatever `dtype` (F32 or F64) says.
+pub fn tensor(device: &Device, input: &Input, v: &[f64], dtype: DType) -> Result<Tensor> {
     match (&input.fill, dtype) {
         (Fill::Labels { .. }, _) => {
-            Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as i32).collect::<Vec<_>>()).unwrap()
+            Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as i32).collect::<Vec<_>>())
         }
-        (_, DType::F64) => Tensor::from_slice(device, input.shape, v).unwrap(),
-        _ => Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as f32).collect::<Vec<_>>()).unwrap(),
+        (_, DType::F64) => Tensor::from_slice(device, input.shape, v),
+        _ => Tensor::from_slice(device, input.shape, &v.iter().map(|&x| x as f32).collect::<Vec<_>>()),
     }
 }
