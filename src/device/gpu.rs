@@ -1,11 +1,12 @@
 //! The only file that names cudarc: a CUDA context, one stream, pooled memory, kernels by name, captured graphs.
 
+use super::census::{Census, KernelWork};
 use super::counters::Counters;
 use super::guard::{Guarded, Guards};
 use super::pool::{Pool, block_bytes};
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +43,7 @@ pub struct Gpu {
     modules: Mutex<HashMap<&'static str, usize>>,
     sync_launches: bool,
     guards: Option<Guards>,
+    census: Option<Census>,
     queue: Mutex<Queue>,
 }
 
@@ -83,6 +85,7 @@ impl Gpu {
             modules: Mutex::default(),
             sync_launches,
             guards: None,
+            census: None,
             queue: Mutex::default(),
         })
     }
@@ -94,6 +97,23 @@ impl Gpu {
         let checked = super::driver::emulated().is_some_and(|l| l == super::driver::EMULATOR_CHECK);
         gpu.guards = Some(Guards::new(!checked));
         Ok(gpu)
+    }
+
+    /// [`Gpu::open`], counting work by kernel.
+    pub fn open_counting(ordinal: usize) -> Result<Self> {
+        let mut gpu = Self::open(ordinal)?;
+        gpu.census = Some(Census::default());
+        Ok(gpu)
+    }
+
+    /// Work by kernel since the last call, copies and fills as `(copy)` and `(fill)`; empty unless this device counts. What is
+    /// replayed as a graph was counted when it was recorded.
+    pub fn take_census(&self) -> BTreeMap<&'static str, KernelWork> {
+        self.census.as_ref().map_or(BTreeMap::new(), Census::take)
+    }
+
+    pub(super) fn census(&self) -> Option<&Census> {
+        self.census.as_ref()
     }
 
     /// Waits, then reports writes just outside of a buffer; always `Ok` on a device without guards.
@@ -168,7 +188,10 @@ impl Gpu {
     }
 
     /// Counts a copy or fill.
-    fn copied(&self) {
+    fn copied(&self, what: &'static str, bytes: usize) {
+        if let Some(census) = &self.census {
+            census.add(what, bytes, 0.0);
+        }
         let mut queue = self.queue.lock().unwrap();
         let recording = queue.recording;
         let c = &mut queue.counters;
@@ -198,7 +221,7 @@ impl Gpu {
     /// Queues a copy within the device.
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        self.copied();
+        self.copied("(copy)", 2 * bytes);
         // SAFETY: both ranges are live allocations of at least `bytes`.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error(describe(&e)))
@@ -207,7 +230,7 @@ impl Gpu {
     /// Queues a byte fill.
     pub fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
         self.bind()?;
-        self.copied();
+        self.copied("(fill)", bytes);
         // SAFETY: the range is a live allocation.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error(describe(&e)))
@@ -216,7 +239,7 @@ impl Gpu {
     /// Queues a fill with `count` copies of a 32-bit word.
     pub fn fill_words(&self, at: u64, word: u32, count: usize) -> Result<()> {
         self.bind()?;
-        self.copied();
+        self.copied("(fill)", 4 * count);
         // SAFETY: the range is a live allocation, aligned to 4 bytes.
         unsafe { sys::cuMemsetD32Async(at, word, count, self.stream.cu_stream()) }
             .result()
@@ -443,6 +466,12 @@ impl GpuBuffer {
     }
     pub fn device(&self) -> &Arc<Gpu> {
         &self.device
+    }
+    /// `bytes` at `address`, in this buffer, are about to be given to a kernel.
+    pub fn asked(&self, address: u64, bytes: usize) {
+        if let Some(census) = &self.device.census {
+            census.asked(address, bytes);
+        }
     }
 }
 

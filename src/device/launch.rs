@@ -13,6 +13,9 @@ pub struct Launch {
     smem: u32,
     bytes: Vec<u64>,
     starts: Vec<usize>,
+    /// Which of them are addresses, by bit.
+    pointers: u64,
+    flops: f64,
 }
 
 impl Launch {
@@ -25,6 +28,8 @@ impl Launch {
             smem: 0,
             bytes: Vec::with_capacity(32),
             starts: Vec::with_capacity(8),
+            pointers: 0,
+            flops: 0.0,
         }
     }
     /// One thread per element: `ceil(n / block)` blocks of `block` threads.
@@ -50,6 +55,7 @@ impl Launch {
     }
     /// A device address (see `Tensor::address`); 0 is the null pointer.
     pub fn ptr(mut self, address: u64) -> Self {
+        self.pointers |= 1 << self.starts.len();
         self.starts.push(self.bytes.len());
         self.bytes.push(address);
         self
@@ -63,8 +69,17 @@ impl Launch {
             .copy_from_slice(bytemuck::bytes_of(&value));
         self
     }
+    /// Says how many operations it is, for those who count ([`Gpu::open_counting`]).
+    pub fn flops(mut self, flops: f64) -> Self {
+        self.flops = flops;
+        self
+    }
     /// Queues the kernel on the device's stream.
     pub fn run(mut self, gpu: &Gpu) -> Result<()> {
+        if let Some(census) = gpu.census() {
+            let pointer = |(i, s): (usize, &usize)| (self.pointers >> i & 1 == 1).then(|| self.bytes[*s]);
+            census.launched(self.kernel, self.starts.iter().enumerate().filter_map(pointer), self.flops);
+        }
         let base = self.bytes.as_mut_ptr();
         let mut args: Vec<*mut c_void> = self.starts.iter().map(|&s| base.wrapping_add(s).cast()).collect();
         gpu.launch(self.kernel, self.grid, self.block, self.smem, &mut args)

@@ -3,6 +3,7 @@
 //! Two devices: [`Cpu`] (plain Rust, the embedded default and the oracle) and [`Gpu`] (CUDA through the driver
 //! API: NVIDIA's `libcuda`, or the emulator's, see `kernels/emu/README.md`).
 
+mod census;
 mod counters;
 mod cpu;
 pub mod driver;
@@ -11,6 +12,7 @@ mod guard;
 mod launch;
 mod pool;
 
+pub use census::KernelWork;
 pub use counters::Counters;
 pub use cpu::{Cpu, HostBuffer, VectorWidth};
 pub use gpu::{Captured, Gpu, GpuBuffer};
@@ -68,6 +70,23 @@ impl Device {
                     .map_err(|why| Error::Device { device: spec.into(), detail: format!("{why}; use --device cpu") })?;
                 Ok((Self::Gpu(Arc::new(Gpu::open(ordinal)?)), format!("asked for with --device {spec}")))
             }
+        }
+    }
+
+    /// Another device on the same hardware, for work that goes on beside this one's: a memory pool of its own and, on a GPU,
+    /// a stream of its own.
+    pub fn beside(&self) -> Result<Self> {
+        match self {
+            Self::Cpu(_) => Ok(Self::cpu()),
+            Self::Gpu(g) => Ok(Self::Gpu(Arc::new(Gpu::open(g.ordinal())?))),
+        }
+    }
+
+    /// [`Device::beside`] that counts work by kernel on a GPU, see [`Gpu::take_census`].
+    pub fn counting(&self) -> Result<Self> {
+        match self {
+            Self::Cpu(_) => Ok(Self::cpu()),
+            Self::Gpu(g) => Ok(Self::Gpu(Arc::new(Gpu::open_counting(g.ordinal())?))),
         }
     }
 

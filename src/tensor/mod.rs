@@ -248,7 +248,11 @@ impl Tensor {
     }
     /// Address of the first element, for [`crate::device::Launch::ptr`].
     pub fn address(&self) -> u64 {
-        self.storage.address() + (self.offset * self.dtype.size()) as u64
+        let address = self.storage.address() + (self.offset * self.dtype.size()) as u64;
+        if let Storage::Gpu(b) = &*self.storage {
+            b.asked(address, self.len() * self.dtype.size());
+        }
+        address
     }
     /// Whether no other tensor shares the buffer (so that it may be updated in place).
     pub fn is_unique(&self) -> bool {

@@ -6,6 +6,7 @@ mod control;
 mod diagnosis;
 mod evaluate;
 mod generator_step;
+mod halves;
 mod images;
 mod iterate;
 pub mod log;

@@ -1,6 +1,6 @@
 //! The quantization run: warm-up, images, calibration, student steps, evaluation, selection without data, checkpoints.
 
-use super::calibrate::{calibrate, clip, set_weight_ranges, tracking};
+use super::calibrate::{calibrate, clip, set_weight_ranges};
 use super::checkpoint;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::evaluate::{Accuracy, evaluate};
@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 /// A labelled test set, for reporting only: nothing in the run depends on it.
 pub struct TestSet {
@@ -310,21 +309,6 @@ impl QuantizeRun {
             found.push(("stored", diagnose(&mut self.teacher, &stored)?));
         }
         Ok(found)
-    }
-
-    /// One generator and student step with a wait after each: seconds of both (benches). The first call sets the ranges.
-    pub fn timed_iteration(&mut self, it: u64) -> Result<(f64, f64)> {
-        let device = self.teacher.device();
-        let start = Instant::now();
-        let (made, _) = self.generator.step(&mut self.teacher, &mut self.student, self.recipe.batch, it)?;
-        device.synchronize()?;
-        let between = Instant::now();
-        if it == 1 {
-            self.student.observe(&made.images, tracking(&self.recipe))?;
-        }
-        self.student.step(&mut self.teacher, &made, it + self.recipe.warmup)?;
-        device.synchronize()?;
-        Ok(((between - start).as_secs_f64(), between.elapsed().as_secs_f64()))
     }
 
     /// Student logits, for tests.

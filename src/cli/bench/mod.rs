@@ -7,6 +7,7 @@ mod integer;
 mod kernels;
 mod spread;
 mod step;
+mod work;
 
 pub use integer::print_speed;
 

@@ -2,6 +2,7 @@
 
 use super::calls::calls;
 use super::spread::Spread;
+use super::work::Work;
 use super::{Args, Report};
 use crate::Result;
 use crate::data::Normalization;
@@ -49,8 +50,13 @@ pub fn report(args: &Args, device: &Device) -> Result<Report> {
             "graph": c.graph});
         doc["graph_nodes"] = json!(c.recording.recorded);
         doc["graph_seconds"] = json!(c.seconds);
+        let work = Work::count(args, device)?;
+        doc["kernels_per_step"] = work.to_json();
         let (ms, nodes) = (c.seconds * 1e3, c.recording.recorded);
         text += &format!("{}\nas a graph of {nodes} nodes: {ms:.1} ms, the wait for its end included\n", c.table());
+        text += &format!("\n{}", work.table());
+        text +=
+            "launches per step; bytes of the tensors given, each once; operations of convolutions and linear layers\n";
     }
     Ok((doc, text))
 }

@@ -101,7 +101,7 @@ fn general(
         .val(Shape::new(g)?)
         .ptr(x.address())
         .ptr(w.address());
-    to(launch, rows as usize)?.run(device(x))
+    to(launch, rows as usize)?.flops(g.flops()).run(device(x))
 }
 
 fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
@@ -128,6 +128,7 @@ fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: 
         .ptr(dx.address())
         .val(beta)
         .val((g.stride / gcd(g.stride, g.dilation)) as i32)
+        .flops(g.flops())
         .run(device(dy))
 }
 
@@ -171,6 +172,7 @@ pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p:
         .ptr(partial.as_ref().unwrap_or(dw).address())
         .val(per_part as i32)
         .val(if partial.is_some() { 0.0 } else { mode.beta() })
+        .flops(g.flops())
         .run(device(x))?;
     match partial {
         Some(partial) => sum(&partial, dw, parts, mode.beta()),

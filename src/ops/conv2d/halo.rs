@@ -81,7 +81,7 @@ impl Halo {
             .val(Shape::new(&self.geometry)?)
             .ptr(x.address())
             .ptr(w.address());
-        to(launch, blocks as usize)?.val(tiles as i32).run(x.gpu().expect("called for GPU tensors"))
+        to(launch, blocks as usize)?.val(tiles as i32).flops(self.geometry.flops()).run(x.gpu().expect("called for GPU tensors"))
     }
 
     /// Takes a workspace of one copy of `dw` per block.
@@ -105,6 +105,7 @@ impl Halo {
             .ptr(partial.as_ref().unwrap_or(dw).address())
             .val(if partial.is_some() { 0.0 } else { mode.beta() })
             .val(tiles as i32)
+            .flops(self.geometry.flops())
             .run(x.gpu().expect("called for GPU tensors"))?;
         partial.map_or(Ok(()), |partial| sum(&partial, dw, blocks as usize, mode.beta()))
     }

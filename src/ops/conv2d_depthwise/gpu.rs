@@ -69,6 +69,10 @@ fn pack(w: &Tensor, g: &Geometry) -> Result<Tensor> {
     Ok(packed)
 }
 
+fn flops(g: &Geometry) -> f64 {
+    (2 * g.n * g.p * g.q * g.c * g.r * g.s) as f64
+}
+
 /// Both gathers: `kernels` are the ones for single channels and for four at once.
 fn gather(
     kernels: [&'static str; 2],
@@ -93,6 +97,7 @@ fn gather(
         .ptr(bias.map_or(0, Tensor::address))
         .ptr(out.address())
         .val(beta)
+        .flops(flops(g))
         .run(device(from))
 }
 
@@ -122,6 +127,7 @@ pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &Tensor, mode: GradMode, g: &Ge
         .ptr(dy.address())
         .ptr(partial.address())
         .val(per_part as i32)
+        .flops(flops(g))
         .run(device(x))?;
     Launch::over("conv2d_depthwise_wgrad_final_f32", dw.len(), 256)
         .ptr(partial.address())

@@ -70,5 +70,5 @@ pub(crate) fn convolve(
         .val(q)
         .ptr(taps.address())
         .ptr(bias.map_or(0, Tensor::address));
-    to(launch).run(gpu)
+    to(launch).flops(g.flops()).run(gpu)
 }

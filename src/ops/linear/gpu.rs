@@ -58,6 +58,7 @@ fn product(
         .ptr(if partial.is_some() { 0 } else { bias })
         .ptr(partial.as_ref().unwrap_or(out).address())
         .val(p)
+        .flops(2.0 * (m * n * k) as f64)
         .run(gpu)?;
     let Some(partial) = partial else { return Ok(()) };
     Launch::over("linear_slices_f32", out.len(), 256)
