@@ -10,6 +10,7 @@ mod methods;
 mod network;
 mod predict;
 mod quantize;
+mod sweep;
 mod train;
 
 use crate::Result;
@@ -36,6 +37,8 @@ struct Cli {
 enum Command {
     /// Quantize a network without data (the main job)
     Quantize(quantize::Args),
+    /// Quantize with many settings, side by side
+    Sweep(sweep::Args),
     /// Accuracy of a float or quantized checkpoint, or of an integer network
     Eval(eval::Args),
     /// Write a quantized checkpoint as an integer network or as float weights
@@ -48,7 +51,7 @@ enum Command {
     Inspect(inspect::Args),
     /// The methods (recipes) that `quantize --method` knows
     Methods(methods::Args),
-    /// Time one training iteration, or integer against float inference
+    /// Time one training iteration, every kernel, or integer against float inference
     Bench(bench::Args),
 }
 
@@ -74,6 +77,7 @@ fn run(cli: Cli) -> Result<()> {
     let (device, why) = crate::device::Device::open(&cli.device)?;
     match cli.command {
         Command::Quantize(a) => quantize::run(a, &device, &why),
+        Command::Sweep(a) => sweep::run(a, &device, &why),
         Command::Eval(a) => eval::run(a, &device, &why),
         Command::Export(a) => export::run(a),
         Command::Predict(a) => predict::run(a),

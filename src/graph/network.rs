@@ -105,6 +105,22 @@ impl Network {
         Ok(())
     }
 
+    /// A network of the same parameters and buffers in the same memory, for another reader, on any thread. Nobody may write to
+    /// them from then on: for frozen teachers. Errors if it has quantizers, whose ranges a forward pass may move.
+    pub fn shared(&self) -> Result<Self> {
+        let quantizers = self.graph.quantizers().len();
+        crate::ensure_op!(quantizers == 0, "network", "a network with {quantizers} quantizers cannot be shared");
+        Ok(Self {
+            graph: self.graph.clone(),
+            params: self.params.shared(),
+            ranges: self.ranges.shared(),
+            buffers: self.buffers.clone(),
+            ema: BTreeMap::new(),
+            stand_ins: BTreeMap::new(),
+            weights: QuantizedWeights::default(),
+        })
+    }
+
     /// Forgets the moving averages of activation ranges, so that tracking starts anew.
     pub fn reset_range_tracking(&mut self) -> Result<()> {
         for state in self.ema.values_mut() {

@@ -86,6 +86,12 @@ impl ParamStore {
         Ok(())
     }
 
+    /// The same values in the same memory, without gradients: for another reader.
+    pub(super) fn shared(&self) -> Self {
+        let (index, entries) = (self.index.clone(), self.entries.clone());
+        Self { index, entries, values: self.values.clone(), grads: None }
+    }
+
     /// Drops the gradient buffer.
     pub fn freeze(&mut self) {
         self.grads = None;
