@@ -22,7 +22,7 @@ struct Timed {
     seconds: Spread,
 }
 
-/// What the device can do, measured between the rows.
+/// What the device can do, measured between the rows: the best of this run, for a busy machine can only hide some of it.
 struct Roof {
     /// Bytes of a copy, bytes per second.
     copies: Vec<(usize, f64)>,
@@ -88,13 +88,17 @@ fn measure(chosen: &[(&'static str, &Case, Pass)], device: &Device, rounds: usiz
             timed.push(Timed { name: name(op, case, pass), work: ready.work(pass), seconds: Spread::of(seconds) });
         }
     }
-    let copies = COPIED.into_iter().zip(copies.map(|v| Spread::of(v).median)).collect();
-    let best = timed.iter().map(|t| t.work.flops / t.seconds.median).fold(0.0, f64::max);
+    let copies = COPIED.into_iter().zip(copies.map(best)).collect();
+    let row = best(timed.iter().map(|t| t.work.flops / t.seconds.median));
     let flops = match chains.is_empty() {
-        false => Some((Spread::of(chains).median, "multiply-adds in registers")),
-        true => (best > 0.0).then_some((best, "the best row of this report")),
+        false => Some((best(chains), "multiply-adds in registers")),
+        true => (row > 0.0).then_some((row, "the best row of this report")),
     };
     Ok((timed, Roof { copies, flops }))
+}
+
+fn best(v: impl IntoIterator<Item = f64>) -> f64 {
+    v.into_iter().fold(0.0, f64::max)
 }
 
 impl Roof {
@@ -115,7 +119,8 @@ impl Roof {
         let copies: Vec<String> =
             self.copies.iter().map(|(b, r)| format!("{:.1} ({})", r * 1e-9, size(*b as f64))).collect();
         let how = if device.is_cpu() { "all threads, pieces of 64 KiB" } else { "the driver's copy" };
-        let mut text = format!("roof: GB/s of copies by bytes read and written, {how}: {}\n", copies.join(", "));
+        let mut text =
+            format!("roof, best of this run: GB/s of copies by bytes read and written, {how}: {}\n", copies.join(", "));
         if let Some((f, what)) = self.flops {
             text += &format!("      {:.1} GFLOP/s, {what}\n", f * 1e-9);
         }
