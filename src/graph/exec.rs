@@ -4,6 +4,7 @@
 //! are those of the values. Where it can, it takes up what follows it (`fused`). Stand-ins for weights, dropped quantization and shifted inputs keep the float convolution.
 
 use super::forward::{BnStatistics, Forward, Mode, Outputs, Taps};
+use super::statistics::{Found, collect};
 use super::{Network, NodeId, NodeKind};
 use crate::autograd::{Tape, Var};
 use crate::ops::activation::activation;
@@ -14,7 +15,6 @@ use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
 use crate::ops::fake_quant::{Codes, dequantize, fake_quant_codes};
-use crate::ops::tune_stats::tune_stats;
 use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
 use crate::quant::Axis;
 use crate::tensor::DType;
@@ -131,8 +131,7 @@ impl Network {
                 NodeKind::BatchNorm { mean, var, .. } => {
                     let x = arg(0);
                     if stats {
-                        let (mean, var) = channel_stats(tape, &x)?;
-                        bn_stats.push(BnStatistics { node: id, mean, var });
+                        bn_stats.push(Found::before(id, channel_stats(tape, &x)?));
                     }
                     let (mean, var) = (self.buffers[mean].clone(), self.buffers[var].clone());
                     self.batch_norm(tape, &x, &node.kind, mean, var, how)?
@@ -142,8 +141,8 @@ impl Network {
                     if let Some(swing) = how.swing.filter(|_| params.stride > 1) {
                         (x, xq) = (swing.apply(tape, x, id)?, None);
                     }
-                    let (y, found) = self.conv_bn(tape, &x, xq.as_ref(), &node.kind, stats, how)?;
-                    bn_stats.extend(found.map(|(mean, var)| BnStatistics { node: id, mean, var }));
+                    let (y, found) = self.conv_bn(tape, id, &x, xq.as_ref(), stats, how)?;
+                    bn_stats.extend(found);
                     y
                 }
                 NodeKind::FakeQuant { bits } => {
@@ -189,8 +188,7 @@ impl Network {
                 }
             }
         }
-        // A block's are found where it ends.
-        bn_stats.sort_by_key(|s: &BnStatistics| s.node);
+        let bn_stats = collect(tape, bn_stats)?;
         let take = |id: &NodeId| values[*id].clone().expect("wanted values are alive");
         Ok((wanted.iter().map(take).collect(), bn_stats))
     }
@@ -251,17 +249,18 @@ impl Network {
         }
     }
 
-    /// A fused node: its output, and the statistics of what the normalization would be given, if `stats` are wanted.
+    /// Fused node `id`: its output, and the statistics of its normalization, if `stats` are wanted.
     fn conv_bn(
         &self,
         tape: &mut Tape,
+        id: NodeId,
         x: &Var,
         xq: Option<&Codes>,
-        kind: &NodeKind,
         stats: bool,
         how: Forward,
-    ) -> Result<(Var, Option<(Var, Var)>)> {
-        let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = kind else {
+    ) -> Result<(Var, Option<Found>)> {
+        let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = &self.graph.nodes[id].kind
+        else {
             unreachable!("called for fused nodes")
         };
         // Batch statistics are a generator's or a training's: no student runs under them.
@@ -270,7 +269,7 @@ impl Network {
         let (m, v) = (self.buffers[mean].clone(), self.buffers[var].clone());
         if how.mode != Mode::Eval {
             let z = conv2d(tape, x, &w, b.as_ref(), *params)?;
-            let found = stats.then(|| channel_stats(tape, &z)).transpose()?;
+            let found = stats.then(|| Ok::<_, Error>(Found::before(id, channel_stats(tape, &z)?))).transpose()?;
             let norm = NodeKind::BatchNorm {
                 gamma: gamma.clone(),
                 beta: beta.clone(),
@@ -294,8 +293,7 @@ impl Network {
         if !stats {
             return Ok((y, None));
         }
-        let (y_mean, y_var) = channel_stats(tape, &y)?;
-        let found = tune_stats(tape, &y_mean, &y_var, norm())?;
+        let found = Found::behind(id, channel_stats(tape, &y)?, norm());
         Ok((y, Some(found)))
     }
 

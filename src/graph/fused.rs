@@ -3,8 +3,9 @@
 //! and ReLU (`ops::conv_stats`). What is asked for by name is computed: a block whose inner values are wanted, or given,
 //! runs as its parts, which give the same bits.
 
-use super::forward::{BnStatistics, Forward, Mode, RangeMode};
+use super::forward::{Forward, Mode, RangeMode};
 use super::passes::Chains;
+use super::statistics::Found;
 use super::{Network, NodeId, NodeKind};
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -13,7 +14,6 @@ use crate::ops::conv_block::{Operand, Then, conv_block};
 use crate::ops::conv_bn_tune::TuneNorm;
 use crate::ops::conv_stats::{After, conv_stats};
 use crate::ops::fake_quant::Codes;
-use crate::ops::tune_stats::tune_stats;
 
 /// Which nodes are computed together.
 pub(super) struct Blocks(Chains);
@@ -59,7 +59,7 @@ impl Network {
         value: impl Fn(NodeId) -> (Var, Option<Codes>),
         stats: bool,
         how: Forward,
-    ) -> Result<(Var, Option<Codes>, Option<BnStatistics>)> {
+    ) -> Result<(Var, Option<Codes>, Option<Found>)> {
         let graph = self.graph.clone();
         let head = &graph.nodes[nodes[0]];
         let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = &head.kind else {
@@ -87,9 +87,7 @@ impl Network {
         let NodeKind::FakeQuant { bits } = end.kind else {
             let after = After { residual: residual.as_ref().map(|(var, _)| var), relu, stats };
             let (y, found) = conv_stats(tape, [&x, &w], bias.as_ref(), norm, *params, after)?;
-            let Some((y_mean, y_var)) = found else { return Ok((y, None, None)) };
-            let (mean, var) = tune_stats(tape, &y_mean, &y_var, norm)?;
-            return Ok((y, None, Some(BnStatistics { node: nodes[0], mean, var })));
+            return Ok((y, None, found.map(|stats| Found::behind(nodes[0], stats, norm))));
         };
         let lo = self.var(&self.ranges, tape, &format!("{}.lo", end.name), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{}.hi", end.name), how)?;

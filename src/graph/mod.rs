@@ -11,6 +11,7 @@ mod network;
 pub mod passes;
 mod quantized;
 mod shapes;
+mod statistics;
 mod store;
 
 pub use blocks::Block;

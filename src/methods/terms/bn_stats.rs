@@ -3,8 +3,7 @@
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::{Graph, NodeKind};
-use crate::ops::bn_stats_loss::bn_stats_loss;
-use crate::ops::elementwise::weighted_sum;
+use crate::ops::bn_stats_loss::{Pair, bn_stats_loss};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -38,19 +37,17 @@ impl GeneratorTerm for BnStats {
         not_negative(self.name(), "weight", self.weight)
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
-        let mut terms = Vec::with_capacity(view.bn_stats.len());
-        for s in &view.bn_stats {
+        let targets = |node: usize| {
             let (NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. }) =
-                &view.teacher.graph.nodes[s.node].kind
+                &view.teacher.graph.nodes[node].kind
             else {
                 unreachable!("statistics come from batch norms")
             };
-            let (mean, var) = (&view.teacher.buffers[mean], &view.teacher.buffers[var]);
-            terms.push(bn_stats_loss(tape, &s.mean, &s.var, mean, var)?);
-        }
-        let share = 1.0 / terms.len() as f32;
-        let weighted: Vec<(f32, &Var)> = terms.iter().map(|t| (share, t)).collect();
-        weighted_sum(tape, &weighted)
+            [&view.teacher.buffers[mean], &view.teacher.buffers[var]]
+        };
+        let layers: Vec<Pair> =
+            (view.bn_stats.iter()).map(|s| Pair { stats: [&s.mean, &s.var], targets: targets(s.node) }).collect();
+        bn_stats_loss(tape, &layers)
     }
 }
 
