@@ -3,9 +3,7 @@
 // (zero outside the image). Also the data gradient of upsample + convolution, which is a 4x4 convolution of stride 2.
 //
 // layout    x NHWC, w KRSC, y NPQK, all f32
-// mapping   implicit GEMM (include/conv_fprop.cuh, conv_tile.cuh): rows = output pixels, columns = k, depth = (r, s, c). Grid: row tiles
-//           of 128, column tiles of 16, 32 or 64 (the suffix). VEC needs c % 4 == 0 and 16-byte aligned x and w; `any`
-//           takes every shape.
+// mapping   include/conv_fprop.cuh: column tiles of 16, 32 or 64 (the suffix), `any` takes every shape
 // traffic   from DRAM 4 bytes * (x + w + y); x is read r*s times from L2
 // order     depth ascending
 // tried     -

@@ -94,12 +94,12 @@ DEV void halo_wgrad(const ConvShape& z, const float* x, const float* dy, float* 
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_fprop_##math##_halo##C(                                          \
         ConvShape z, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,        \
         float* __restrict__ y, float beta, int tiles) {                                                               \
-        halo<MATH, C, MS, false>(z, x, w, PlainOutput<HaloColumns<C>>(y, bias, beta, C), tiles);                                                      \
+        halo<MATH, C, MS, false>(z, x, w, PlainOutput<HaloColumns<C>>(y, bias, beta, C), tiles);                      \
     }                                                                                                                 \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_dgrad_##math##_halo##C(                                          \
         ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,       \
         float* __restrict__ dx, float beta, int tiles) {                                                              \
-        halo<MATH, C, MS, true>(z, dy, w, PlainOutput<HaloColumns<C>>(dx, bias, beta, C), tiles);                                                     \
+        halo<MATH, C, MS, true>(z, dy, w, PlainOutput<HaloColumns<C>>(dx, bias, beta, C), tiles);                     \
     }                                                                                                                 \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_wgrad_##math##_halo##C(                                          \
         ConvShape z, const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw, float beta,   \

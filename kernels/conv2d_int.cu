@@ -5,21 +5,17 @@
 //
 // layout    x NHWC and w KRSC, signed bytes; y NPQK f32
 // mapping   include/conv_int.cuh: column tiles of 16, 32 or 64 (the suffix); `c4` and `any` where channels do not come in
-//           sixteens
+//           sixteens. Each block adds up the taps of its own filters, which it reads once more for it: no launch before
 // traffic   bytes of x + w, 4 bytes * y; x is read r*s times from L2
 // order     exact integers
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/int_value.cuh"
 
-// taps[k][r s] = sum over c of (qw + zw)
+// taps[k][r s] = sum over c of (qw + zw), for filters of more taps than a block of the convolution has room for.
 KERNEL conv2d_int_taps(const signed char* __restrict__ w, Quantizers q, Wide* __restrict__ taps, int k, int rs, int c) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= k * rs) return;
-    int row = i / rs, sum = 0;
-    for (int j = 0; j < c; j++) sum += w[i * c + j];
-    int zero = zero_of(affine_of(q.w_lo[row], q.w_hi[row], q.w_bits), MAX_W_ZERO);
-    taps[i] = (Wide)sum + (Wide)c * zero;
+    if (i < k * rs) taps[i] = sum_tap<1>(w, q, i, rs, c);
 }
 
 struct ValueSink {
@@ -29,6 +25,10 @@ struct ValueSink {
     float* y;
 
     METHOD ValueSink(const ConvShape& z_, const IntValues& values_, float* y_) : z(z_), values(values_), y(y_) {}
+    template <int COLS, int V>
+    METHOD void prepare(int first_col, Wide* room) {
+        values.prepare<COLS, V>(first_col, room);
+    }
     METHOD void columns(int col) {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -39,7 +39,7 @@ struct ValueSink {
         if (!pixel.inside) return;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            if (col + e < z.k) y[pixel.row * z.k + col + e] = values.value(z, at[e], pixel, dots[e], ones);
+            if (col + e < z.k) y[pixel.row * z.k + col + e] = values.value(at[e], pixel, dots[e], ones);
         }
     }
 };
@@ -48,7 +48,7 @@ struct ValueSink {
     KERNEL __launch_bounds__(CONV_THREADS, BLOCKS)                                                                     \
         name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ w, Quantizers q,          \
              const Wide* __restrict__ taps, const float* __restrict__ bias, float* __restrict__ y) {                   \
-        conv_int<COLS, V, false>(z, x, w, ValueSink(z, IntValues(z, q, taps, bias), y));                               \
+        conv_int<COLS, V, false>(z, x, w, ValueSink(z, IntValues(z, w, q, taps, bias), y));                               \
     }
 
 CONV_INT(conv2d_int_n16, 16, 16, 2)

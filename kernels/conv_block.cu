@@ -1,14 +1,14 @@
 // A student's layer (src/ops/conv_block): normalization, residual sum, ReLU, quantizer; codes and a bit per element for the
-// gradient. Behind a convolution of codes it is that kernel's last step (`fprop_int`), else a pass of its own (`fwd`).
-// Behind one of images likewise (`fprop_f32_any` and the other maths). Gradients of the convolution: conv2d_*.cu, conv_bn_tune.cu.
+// gradient. It is the last step of a convolution of codes (`fprop_int`) or of an image (`fprop_f32` and the other maths), else
+// a pass of its own (`fwd`). Gradients of the convolution: conv2d_*.cu, conv_bn_tune.cu.
 //
-// layout    z, codes, residual, values NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; x NHWC and w KRSC, codes
-// mapping   fwd, bwd: one thread per eight elements of a row. fprop_int: include/conv_int.cuh, column tiles of 16, 32 or 64 (the
-//           suffix), `c4` and `any` where channels do not come in sixteens. Images: include/conv_fprop.cuh. k in eights for
-//           both, so that a byte of the mask is one group of columns of a product
-// traffic   fwd 4 bytes z + 1 codes + 1/8 mask (+ 1 or 4 residual, + 4 values where they are kept); bwd 8 + 1/8. fprop_int: bytes
+// layout    z, codes, residual, values NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; x NHWC and w KRSC
+// mapping   fwd, bwd: one thread per eight elements of a row. fprop_int: include/conv_int.cuh, column tiles of 16, 32 or 64
+//           (the suffix), `c4` and `any` where channels do not come in sixteens. Images: include/conv_fprop.cuh. k in eights
+//           for both, so that a byte of the mask is one group of columns of a product
+// traffic   fwd 4 bytes z + 1 codes + 1/8 mask (+ 1 or 4 residual, + 4 values where they are kept); bwd 8 + 1/8. fprop: bytes
 //           of x + w instead of z
-// order     no reductions but exact integers; every operation rounded as those that it stands for
+// order     no reductions but those of the products; every operation rounded as those that it stands for
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/block_step.cuh"
@@ -39,6 +39,10 @@ struct BlockSink {
     BlockStep::Column to[2];
 
     METHOD BlockSink(const ConvShape& z_, const IntValues& values_, const ConvBlock& p) : z(z_), values(values_), step(p) {}
+    template <int COLS, int V>
+    METHOD void prepare(int first_col, Wide* room) {
+        values.prepare<COLS, V>(first_col, room);
+    }
     METHOD void columns(int col) {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -50,7 +54,7 @@ struct BlockSink {
         float v[2] = {0.0f, 0.0f};
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            if (inside) v[e] = values.value(z, from[e], pixel, dots[e], ones);
+            if (inside) v[e] = values.value(from[e], pixel, dots[e], ones);
         }
         step.put<2>(to, pixel.row, col, inside, v);
     }
@@ -60,7 +64,7 @@ struct BlockSink {
     KERNEL __launch_bounds__(CONV_THREADS, BLOCKS)                                                                     \
         name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ w, Quantizers q,          \
              const Wide* __restrict__ taps, const float* __restrict__ bias, ConvBlock p) {                             \
-        conv_int<COLS, V, false>(z, x, w, BlockSink(z, IntValues(z, q, taps, bias), p));                               \
+        conv_int<COLS, V, false>(z, x, w, BlockSink(z, IntValues(z, w, q, taps, bias), p));                               \
     }
 
 BLOCK_INT(conv_block_fprop_int_n16, 16, 16, 2)

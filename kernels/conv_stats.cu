@@ -1,6 +1,6 @@
-// A frozen network's layer (src/ops/conv_stats): statistics per channel of what its convolution computes, residual sum, ReLU with
-// a bit per element; and the gradients of ReLU, sum and statistics. `fprop` is the convolution with all of it, `merge` puts
-// the blocks' statistics together; `fwd` is residual sum and ReLU alone, behind conv2d_*.cu and channel_stats.cu.
+// A frozen network's layer (src/ops/conv_stats): statistics per channel of what its convolution computes, residual sum, ReLU
+// with a bit per element; and the gradients of ReLU, sum and statistics. `fprop` is the convolution with all of it, `merge`
+// puts the blocks' statistics together; `fwd` is residual sum and ReLU alone, behind conv2d_*.cu and channel_stats.cu.
 //
 // layout    y, u, residual NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; vectors [k]; x NHWC, w KRSC
 // mapping   fwd, bwd: one thread per eight elements of a row. fprop: include/conv_fprop.cuh and conv_halo.cuh; k in eights, so

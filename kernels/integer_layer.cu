@@ -67,6 +67,8 @@ struct LayerSink {
     Column at[2];
 
     METHOD LayerSink(const ConvShape& z_, const Weights& w_, const StepArgs& s_, void* y_) : z(z_), w(w_), s(s_), y(y_) {}
+    template <int COLS, int V>
+    METHOD void prepare(int, Wide*) {}
     METHOD void columns(int col) {
         int rs = z.r * z.s;
 #pragma unroll

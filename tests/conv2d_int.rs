@@ -42,6 +42,8 @@ fn kernels_equal_the_cpu_bit_for_bit() {
         ([1, 6, 5, 4], [5, 3, 3], p(2, 1)),
         ([1, 5, 6, 3], [40, 3, 2], p(1, 2)),
         ([1, 7, 6, 3], [3, 3, 3], p(1, 2).dilation(2)),
+        // More taps than a block has room for.
+        ([1, 6, 5, 16], [40, 7, 5], p(1, 3)),
     ];
     let mut seed = 0;
     for xbits in 2..=8 {

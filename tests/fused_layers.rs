@@ -113,8 +113,7 @@ fn student(device: &Device, s: Student, together: bool) -> (Vec<f32>, Vec<f32>, 
     (found, gradients.of(&residual).map(|g| g.to_vec().unwrap()).unwrap_or_default(), after - before)
 }
 
-/// With channels in eights a student's layer of codes is two launches: sums of the filter per tap, and all the rest. One of an
-/// image is one.
+/// With channels in eights a student's layer of codes or of an image is one launch.
 #[test]
 fn students_layers_equal_their_parts() {
     let Ok(gpu) = Device::emulator() else { return };
@@ -149,7 +148,7 @@ fn students_layers_equal_their_parts() {
         assert_eq!(values, values_twin, "{layer:?}");
         assert_eq!(gradient, gradient_twin, "{layer:?}");
         assert!(values.iter().any(|v| *v != values[0]) && gradient.is_empty() == (layer.residual == Residual::None));
-        assert_eq!(launches, if layer.coded { 2 } else { 1 }, "{layer:?}: {launches_twin} in parts");
+        assert_eq!(launches, 1, "{layer:?}: {launches_twin} in parts");
     }
 }
 

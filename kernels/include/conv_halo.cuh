@@ -55,9 +55,10 @@ DEV void halo_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
     }
 }
 
-// MS rows of pixels per warp. DGRAD: x is dy, and dx goes out. `out` as in conv_output.cuh.
 template <int C>
 using HaloColumns = TensorColumns<C, 1>;
+
+// MS rows of pixels per warp. DGRAD: x is dy, and dx goes out. `out` as in conv_output.cuh.
 template <ConvMath MATH, int C, int MS, bool DGRAD, class Output>
 DEV void halo(const ConvShape& z, const float* x, const float* w, Output out, int tiles) {
     constexpr int ROWS = 8 * MS, PITCH = Halo<MATH, C>::GATHERED, WORDS = Halo<MATH, C>::WORDS, NS = C / 8;

@@ -18,6 +18,8 @@
 
 constexpr int INT_SLICE = 64;
 typedef long long Wide;
+// What the pixels' slices leave to a sink, in sums of 8 bytes.
+constexpr int INT_ROOM = 2 * CONV_WORDS * (CONV_ROWS + 8) / 2;
 
 // Eight codes of 4 bits as bytes, in order.
 DEV void unpack_int4(uint32_t packed, uint32_t& first, uint32_t& second) {
@@ -215,8 +217,9 @@ struct TapSums {
     }
 };
 
-// sink.columns(col) before the pixels of columns col and col + 1, sink.put(pixel, col, their sums qx qw, sum qx) for each. Whole
-// warps call both; what they are given may lie outside of the output.
+// A sink is handed the sums. First, by the whole block, prepare<COLS, V>(its first column, room for INT_ROOM sums in shared
+// memory); then, by whole warps, columns(col) before the pixels of columns col and col + 1, and put(pixel, col, their sums
+// qx qw, sum qx) for each. Columns and pixels may lie outside of the output.
 template <int COLS, int V, bool PACKED, class Sink>
 DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w, Sink sink) {
     SMEM(uint32_t, a, [2][CONV_WORDS][CONV_ROWS + 8]);
@@ -248,6 +251,9 @@ DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w
         __syncthreads();
     }
 
+    // Nobody reads the slices any more.
+    sink.template prepare<COLS, V>(first_col, reinterpret_cast<Wide*>(&a[0][0][0]));
+    __syncthreads();
     typedef IntSums<COLS> Sums;
     int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
     IntPixel at[Sums::MS][2];

@@ -144,8 +144,8 @@ DEV void conv_fetch(float (&to)[V], const float* from, bool valid) {
     }
 }
 
-// How the lanes of a block hold its columns: each has GROUPS groups of WIDTH neighbours, 8 / WIDTH neighbouring lanes have eight.
-// Lanes APART (and multiples of it) hold other rows of the same columns, and so do STACKED warps.
+// How the lanes of a block hold its columns: each has GROUPS groups of WIDTH neighbours, 8 / WIDTH neighbouring lanes have
+// eight. Lanes APART (and multiples of it) hold other rows of the same columns, and so do STACKED warps.
 template <int COLS_, int WARPS_N>
 struct TensorColumns {
     static constexpr int COLS = COLS_, GROUPS = COLS / WARPS_N / 8, WIDTH = 2, APART = 4, STACKED = 8 / WARPS_N;

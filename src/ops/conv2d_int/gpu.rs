@@ -9,6 +9,8 @@ use crate::tensor::{DType, Tensor};
 /// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
 const ROWS: usize = 128;
 const THREADS: u32 = 256;
+/// Sums per tap that a block has room for, `INT_ROOM` of `kernels/include/conv_int.cuh`: 34 taps of 64 filters.
+const ROOM: usize = 2176;
 
 /// `Quantizers` of `kernels/include/int_value.cuh`.
 #[repr(C)]
@@ -29,7 +31,7 @@ pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tenso
 }
 
 /// Launches one of `kernels`, chosen by the shape (and the alignment of views) alone; `to` adds the arguments that say where the
-/// values go. Takes a workspace of 8 bytes per output channel and tap.
+/// values go. Filters of very many taps take a launch more and a workspace of 8 bytes per output channel and tap.
 pub(crate) fn convolve(
     kernels: &Kernels,
     [x, w]: [&Codes; 2],
@@ -44,15 +46,6 @@ pub(crate) fn convolve(
         x_bits: x.bits.into(),
         w_bits: w.bits.into(),
     };
-    let taps = Tensor::empty(&x.values.device(), [8 * g.k * g.r * g.s], DType::U8)?;
-    Launch::over("conv2d_int_taps", g.k * g.r * g.s, 128)
-        .ptr(w.values.address())
-        .val(q)
-        .ptr(taps.address())
-        .val(g.k as i32)
-        .val((g.r * g.s) as i32)
-        .val(g.c as i32)
-        .run(gpu)?;
     let aligned = |to: u64| [x, w].iter().all(|q| q.values.address().is_multiple_of(to));
     let (variant, cols) = match g.k {
         _ if !g.c.is_multiple_of(4) || !aligned(4) => (4, 32),
@@ -61,6 +54,7 @@ pub(crate) fn convolve(
         17..=32 => (1, 32),
         _ => (2, 64),
     };
+    let taps = if cols * g.r * g.s > ROOM { Some(sum_taps(w, q, g)?) } else { None };
     let launch = Launch::new(kernels[variant])
         .grid([(g.n * g.p * g.q).div_ceil(ROWS) as u32, g.k.div_ceil(cols) as u32, 1])
         .block([THREADS, 1, 1])
@@ -68,7 +62,22 @@ pub(crate) fn convolve(
         .ptr(x.values.address())
         .ptr(w.values.address())
         .val(q)
-        .ptr(taps.address())
+        .ptr(taps.as_ref().map_or(0, Tensor::address))
         .ptr(bias.map_or(0, Tensor::address));
     to(launch).flops(g.flops()).run(gpu)
+}
+
+/// Sums per tap of all filters, 8 bytes each.
+fn sum_taps(w: &Codes, q: Quantizers, g: &Geometry) -> Result<Tensor> {
+    let sums = g.k * g.r * g.s;
+    let taps = Tensor::empty(&w.values.device(), [8 * sums], DType::U8)?;
+    Launch::over("conv2d_int_taps", sums, 128)
+        .ptr(w.values.address())
+        .val(q)
+        .ptr(taps.address())
+        .val(g.k as i32)
+        .val((g.r * g.s) as i32)
+        .val(g.c as i32)
+        .run(w.values.gpu().expect("a GPU tensor"))?;
+    Ok(taps)
 }
