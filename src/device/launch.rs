@@ -15,6 +15,8 @@ pub struct Launch {
     starts: Vec<usize>,
     /// Which of them are addresses, by bit.
     pointers: u64,
+    /// Addresses inside parameter structs.
+    behind: Vec<u64>,
     flops: f64,
 }
 
@@ -29,6 +31,7 @@ impl Launch {
             bytes: Vec::with_capacity(32),
             starts: Vec::with_capacity(8),
             pointers: 0,
+            behind: Vec::new(),
             flops: 0.0,
         }
     }
@@ -69,6 +72,11 @@ impl Launch {
             .copy_from_slice(bytemuck::bytes_of(&value));
         self
     }
+    /// Says which addresses (0: none) lie inside a parameter struct, for those who count bytes.
+    pub fn behind(mut self, addresses: &[u64]) -> Self {
+        self.behind.extend_from_slice(addresses);
+        self
+    }
     /// Says how many operations it is, for those who count ([`Gpu::open_counting`]).
     pub fn flops(mut self, flops: f64) -> Self {
         self.flops = flops;
@@ -78,7 +86,8 @@ impl Launch {
     pub fn run(mut self, gpu: &Gpu) -> Result<()> {
         if let Some(census) = gpu.census() {
             let pointer = |(i, s): (usize, &usize)| (self.pointers >> i & 1 == 1).then(|| self.bytes[*s]);
-            census.launched(self.kernel, self.starts.iter().enumerate().filter_map(pointer), self.flops);
+            let pointers = self.starts.iter().enumerate().filter_map(pointer);
+            census.launched(self.kernel, pointers.chain(self.behind.iter().copied()), self.flops);
         }
         let base = self.bytes.as_mut_ptr();
         let mut args: Vec<*mut c_void> = self.starts.iter().map(|&s| base.wrapping_add(s).cast()).collect();

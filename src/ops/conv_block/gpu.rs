@@ -80,6 +80,12 @@ impl Params {
             padding: 0,
         }
     }
+
+    /// The launch with these as its last argument.
+    fn given_to(self, launch: Launch) -> Launch {
+        let vectors = [self.mean, self.var, self.gamma, self.beta];
+        launch.val(self).behind(&vectors).behind(&[self.residual, self.codes, self.mask, self.values])
+    }
 }
 
 /// The layer with its convolution of codes.
@@ -112,7 +118,7 @@ fn launch(kernel: &'static str, rows: usize, row: usize) -> Launch {
 
 /// From codes, where the shape is [`fused`].
 pub(super) fn convolve(operands: [&Codes; 2], bias: Option<&Tensor>, g: &Geometry, then: Params) -> Result<()> {
-    conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| launch.val(then))
+    conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| then.given_to(launch))
 }
 
 /// From values, where the shape is [`image_fused`].
@@ -123,16 +129,14 @@ pub(super) fn convolve_image(
     then: Params,
 ) -> Result<()> {
     conv2d::convolve_any(&IMAGES, operands, p, |launch, _| {
-        Ok(launch.ptr(bias.map_or(0, Tensor::address)).val(then))
+        Ok(then.given_to(launch.ptr(bias.map_or(0, Tensor::address))))
     })
 }
 
 /// From the convolution's output `z`.
 pub(super) fn forward(z: &Tensor, then: Params) -> Result<()> {
-    launch("conv_block_fwd_f32", then.rows as usize, then.row as usize)
-        .ptr(z.address())
-        .val(then)
-        .run(z.gpu().expect("a GPU tensor"))
+    let launch = launch("conv_block_fwd_f32", then.rows as usize, then.row as usize).ptr(z.address());
+    then.given_to(launch).run(z.gpu().expect("a GPU tensor"))
 }
 
 /// `dy` where the mask's bits are set, else zero.

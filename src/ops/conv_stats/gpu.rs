@@ -78,7 +78,7 @@ pub(super) fn convolve(
         }
         let mask = made.mask.as_ref();
         let set = [residual.is_some(), relu, mask.is_some(), y.is_some(), u.is_some(), partial.is_some()];
-        Ok(launch.val(Params {
+        let then = Params {
             bias: bias.address(),
             residual: address(residual),
             y: address(y),
@@ -87,7 +87,8 @@ pub(super) fn convolve(
             partial: address(partial.as_ref()),
             k: k as i32,
             flags: set.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
-        }))
+        };
+        Ok(launch.val(then).behind(&[then.bias, then.residual, then.y, then.u, then.mask, then.partial]))
     })?;
     if let (Some(partial), Some([mean, var])) = (&partial, &made.stats) {
         Launch::new("conv_stats_merge_f32")
