@@ -71,7 +71,7 @@ fn cifar(folder: &TempDir, name: &str, n: usize) -> String {
 #[test]
 fn bad_settings_name_their_key() {
     let f = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (&["--arch", "resnet9000"], &["--arch", "resnet9000", "cifar-resnet20"]),
         (&["--method", "magic"], &["--method", "magic", "gdfq"]),
         (&["--wbits", "9"], &["--wbits", "9", "2 to 8"]),
@@ -84,6 +84,10 @@ fn bad_settings_name_their_key() {
         (&["--set", "student.lr"], &["--set", "KEY=VALUE"]),
         (&["--set", "student.lr=-1"], &["student.lr", "negative"]),
         (&["--classes", "1"], &["1 classes"]),
+        (&["--input-bits", "9"], &["--input-bits", "2 to 8"]),
+        (&["--mean", "0.5"], &["--mean and --std together"]),
+        (&["--mean", "0.5,0.5", "--std", "0.5"], &["--mean", "2 numbers"]),
+        (&["--mean", "0.5", "--std", "0"], &["--std", "above 0"]),
     ];
     for (args, words) in cases {
         refuses(&f, &[&["quantize"], args].concat(), words);
@@ -172,7 +176,7 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
         if method == "best" {
             args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
-            args.extend(["--set", "reconstruction.iters=2", "--input-bits", "8"]);
+            args.extend(["--set", "reconstruction.iters=2", "--mean", "0.5,0.4,0.3", "--std", "0.25"]);
         }
         let summary = json(&f, &args);
         let out = f.path().join(method);
@@ -192,6 +196,9 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         let doc = json(&f, &["eval", "--model", &quantized, "--eval", &set, "--json"]);
         assert_eq!(doc["results"][0]["top1"], summary["selected_top1"][&set], "{method}");
         assert_eq!(doc["quantized"]["wbits"], Value::from(4));
+        let remembered =
+            Checkpoint::load(out.join("quantized.safetensors")).unwrap().metadata["ghostbit.normalization"].clone();
+        assert_eq!(remembered.contains("[0.5,0.4,0.3]"), method == "best", "{remembered}");
         let doc = json(&f, &["inspect", "--model", &quantized, "--json"]);
         let images = usize::from(method == "best");
         assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(20 + 19 + images));

@@ -16,9 +16,9 @@ const TIMED: [(usize, usize); 2] = [(1, 40), (64, 5)];
 /// Writes `integer.safetensors` of `selected` into `folder`, where its student is already; sizes and, on a device where that
 /// says something, speeds of both for the summary. What cannot be lowered (a range that is a point) is no reason to lose the
 /// run: then the sizes are the student's alone.
-pub fn write(selected: &mut Network, folder: &Path) -> Result<Value> {
+pub fn write(selected: &mut Network, norm: Normalization, folder: &Path) -> Result<Value> {
     let student = file_bytes(&folder.join("quantized.safetensors"))?;
-    let integer = match lower(selected, Normalization::CIFAR) {
+    let integer = match lower(selected, norm) {
         Ok(network) => network,
         Err(e) => {
             eprintln!("integer.safetensors is not written: {e}");

@@ -1,8 +1,7 @@
 //! `ghostbit eval`: top-1 accuracy of any checkpoint; of an integer network also its size, and its speed beside the float
 //! network's.
 
-use super::network::{NetworkArgs, test_sets};
-use crate::data::Normalization;
+use super::network::{Loaded, NetworkArgs, test_sets};
 use crate::deploy::{Engine, IntegerNetwork, measure};
 use crate::device::Device;
 use crate::graph::{Forward, InputKind};
@@ -37,11 +36,11 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     if let Some(path) = &args.integer {
         return integer(path, &args, &test_sets(&args.sets, &args.network, None)?, device, why);
     }
-    let (mut network, spec) = args.network.load_any(device)?;
+    let Loaded { mut network, spec, normalization } = args.network.load_any(device)?;
     let sets = test_sets(&args.sets, &args.network, Some(&network.graph))?;
     let mut rows = Vec::new();
     for set in &sets {
-        let a = evaluate(&mut network, &set.data, &Normalization::CIFAR, Forward::eval())?;
+        let a = evaluate(&mut network, &set.data, &normalization, Forward::eval())?;
         if !args.json {
             println!("{:<60} {:6.2} %  ({} of {})", set.name, a.top1(), a.correct, a.total);
         }
@@ -82,7 +81,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet], device: &Device, why: &st
     }
     let (float, packed) = engine.network().weight_bytes();
     let file = super::export::file_bytes(path)?;
-    let mut network = args.network.load_any(device)?.0;
+    let mut network = args.network.load_any(device)?.network;
     let mut speeds = Vec::new();
     // Another network's speed says nothing: --arch and --model name the right one.
     let same = network.graph.inputs == [InputKind::Real(engine.network().input.clone())];

@@ -1,7 +1,6 @@
 //! `ghostbit export`: a quantized checkpoint in the form that others read.
 
-use super::network::NetworkArgs;
-use crate::data::Normalization;
+use super::network::{Loaded, NORMALIZATION_KEY, NetworkArgs};
 use crate::deploy::{OnnxForm, float_student, lower, onnx};
 use crate::device::Device;
 use crate::tensor::io::replace_file;
@@ -33,21 +32,25 @@ enum Format {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let (network, spec) = args.network.load_any(&Device::cpu())?;
+    let Loaded { network, spec, normalization } = args.network.load_any(&Device::cpu())?;
     if spec.is_none() {
         let e = format!("{} is not quantized; `ghostbit quantize` makes one that is", args.network.origin());
         return Err(Error::config("--model", e));
     }
     match args.format {
         Format::Safetensors => {
-            let integer = lower(&network, Normalization::CIFAR)?;
+            let integer = lower(&network, normalization)?;
             integer.save(&args.out)?;
             let (float, packed) = integer.weight_bytes();
             println!("weights: {float} bytes in f32, {packed} packed with scales and zero points");
         }
-        Format::OnnxQdq => replace_file(&args.out, &onnx(&lower(&network, Normalization::CIFAR)?, OnnxForm::Qdq)?)?,
-        Format::OnnxInt8 => replace_file(&args.out, &onnx(&lower(&network, Normalization::CIFAR)?, OnnxForm::Int8)?)?,
-        Format::Float => float_student(network)?.save(&args.out)?,
+        Format::OnnxQdq => replace_file(&args.out, &onnx(&lower(&network, normalization)?, OnnxForm::Qdq)?)?,
+        Format::OnnxInt8 => replace_file(&args.out, &onnx(&lower(&network, normalization)?, OnnxForm::Int8)?)?,
+        Format::Float => {
+            let mut file = float_student(network)?;
+            file.metadata.insert(NORMALIZATION_KEY.into(), serde_json::to_string(&normalization).expect("plain data"));
+            file.save(&args.out)?;
+        }
     }
     println!("{} ({} bytes)", args.out.display(), file_bytes(&args.out)?);
     Ok(())

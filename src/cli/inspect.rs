@@ -1,6 +1,6 @@
 //! `ghostbit inspect`: the network as a table.
 
-use super::network::NetworkArgs;
+use super::network::{Loaded, NetworkArgs};
 use crate::Result;
 use crate::device::Device;
 use serde_json::json;
@@ -29,7 +29,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.batch == 0 {
         return Err(crate::Error::config("--batch", "must be at least 1"));
     }
-    let (network, spec) = args.network.load_any(&Device::cpu())?;
+    let Loaded { network, spec, .. } = args.network.load_any(&Device::cpu())?;
     let graph = &network.graph;
     let shapes = graph.shapes(args.batch)?;
     let single = graph.shapes(1)?;

@@ -1,8 +1,7 @@
 //! A quantization as a run folder: checks, the run, its record and its files. `quantize` does one.
 
 use super::deployed;
-use super::network::{NetworkArgs, QUANT_KEY};
-use crate::data::Normalization;
+use super::network::{NORMALIZATION_KEY, NetworkArgs, QUANT_KEY};
 use crate::device::Device;
 use crate::graph::Network;
 use crate::methods::{Losses, Recipe};
@@ -26,6 +25,10 @@ pub struct RunConfig {
     pub model: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f32>>,
     pub eval: Vec<String>,
     pub recipe: Recipe,
 }
@@ -38,6 +41,8 @@ impl RunConfig {
             arch: network.arch(),
             model: network.model.clone(),
             classes: network.classes,
+            mean: network.mean.clone(),
+            std: network.std.clone(),
             eval: eval.to_vec(),
             recipe,
         }
@@ -57,7 +62,13 @@ impl RunConfig {
 
     /// Arguments that name the same network.
     pub fn network(&self) -> NetworkArgs {
-        NetworkArgs { arch: Some(self.arch.clone()), model: self.model.clone(), classes: self.classes }
+        NetworkArgs {
+            arch: Some(self.arch.clone()),
+            model: self.model.clone(),
+            classes: self.classes,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+        }
     }
 
     /// What a run folder is called: ARCH-METHOD-wWaA-sSEED.
@@ -93,7 +104,8 @@ impl<'a> Job<'a> {
         sets: &'a [TestSet],
         resume: bool,
     ) -> Result<Self> {
-        let mut run = QuantizeRun::new(&teacher.device(), teacher, Normalization::CIFAR, config.recipe.clone())?;
+        let norm = config.network().normalization()?.unwrap_or_default();
+        let mut run = QuantizeRun::new(&teacher.device(), teacher, norm, config.recipe.clone())?;
         let metrics = folder.join("metrics.jsonl");
         let log = if resume {
             run.resume(folder)?;
@@ -122,7 +134,8 @@ impl<'a> Job<'a> {
             tell(&e);
             record.on(&e)
         })?;
-        save_grid(folder.join("samples.png"), &run.samples(64)?, &Normalization::CIFAR)?;
+        let norm = run.norm;
+        save_grid(folder.join("samples.png"), &run.samples(64)?, &norm)?;
         record.plot(folder)?;
         let synthetic = run.diagnose()?;
         let Selected { network: mut selected, tally, settled } = run.into_selected(sets, &summary)?;
@@ -133,8 +146,9 @@ impl<'a> Job<'a> {
         let mut file = selected.to_checkpoint()?;
         let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");
         file.metadata.insert(QUANT_KEY.into(), spec);
+        file.metadata.insert(NORMALIZATION_KEY.into(), serde_json::to_string(&norm).expect("plain data"));
         file.save(folder.join("quantized.safetensors"))?;
-        document["files"] = deployed::write(&mut selected, folder)?;
+        document["files"] = deployed::write(&mut selected, norm, folder)?;
         write_json(folder.join("summary.json"), &document)?;
         Ok(Done { summary, synthetic, document })
     }

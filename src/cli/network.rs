@@ -1,6 +1,6 @@
 //! Which network and which images: arguments that several commands share.
 
-use crate::data::Dataset;
+use crate::data::{Dataset, Normalization};
 use crate::device::Device;
 use crate::graph::passes::{QuantizeSpec, quantize};
 use crate::graph::{Graph, InputKind, Network};
@@ -16,12 +16,14 @@ static BUILTIN: &[u8] = include_bytes!("../../assets/teacher.safetensors");
 
 /// Metadata key of a quantized checkpoint: the quantize pass's specification as JSON.
 pub const QUANT_KEY: &str = "ghostbit.quant";
+/// Metadata key of checkpoints: the normalization of images as JSON.
+pub const NORMALIZATION_KEY: &str = "ghostbit.normalization";
 
 const DEFAULT_ARCH: &str = "cifar-resnet20";
 const DEFAULT_CLASSES: usize = 10;
 
 /// Network arguments.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct NetworkArgs {
     /// Architecture of the checkpoint: a name, or an .onnx file that has it [default: cifar-resnet20]
     #[arg(long)]
@@ -32,6 +34,21 @@ pub struct NetworkArgs {
     /// Classes [default: 10; an .onnx file says it]
     #[arg(long)]
     pub classes: Option<usize>,
+    /// Mean of the images that the network was trained on, as pixels between 0 and 1: one number, or three for the channels
+    /// [default: what a quantized checkpoint remembers, else 0.485,0.456,0.406]
+    #[arg(long, value_delimiter = ',', value_name = "R,G,B")]
+    pub mean: Option<Vec<f32>>,
+    /// Their standard deviation, likewise [default: 0.229,0.224,0.225]
+    #[arg(long, value_delimiter = ',', value_name = "R,G,B")]
+    pub std: Option<Vec<f32>>,
+}
+
+/// A network as a file has it.
+pub struct Loaded {
+    pub network: Network,
+    /// How it was quantized, if it was.
+    pub spec: Option<QuantizeSpec>,
+    pub normalization: Normalization,
 }
 
 fn is_onnx(path: &Path) -> bool {
@@ -90,13 +107,13 @@ impl NetworkArgs {
     /// The float network with its weights.
     pub fn load(&self, device: &Device) -> Result<Network> {
         match self.load_any(device)? {
-            (network, None) => Ok(network),
-            (_, Some(_)) => Err(Error::config("--model", "the checkpoint is already quantized; give the float one")),
+            Loaded { network, spec: None, .. } => Ok(network),
+            _ => Err(Error::config("--model", "the checkpoint is already quantized; give the float one")),
         }
     }
 
     /// A float or a quantized network, as the file says.
-    pub fn load_any(&self, device: &Device) -> Result<(Network, Option<QuantizeSpec>)> {
+    pub fn load_any(&self, device: &Device) -> Result<Loaded> {
         let (mut graph, own) = self.graph()?;
         let builtin = Path::new("(built-in teacher)");
         let (file, path) = match (&self.model, own) {
@@ -112,9 +129,37 @@ impl NetworkArgs {
             graph = quantize(&graph, found)?;
             spec = Some(found);
         }
+        let remembered = file.metadata.get(NORMALIZATION_KEY).map(|text| {
+            let fail = |e: serde_json::Error| Error::file(path, format!("metadata {NORMALIZATION_KEY}: {e}"));
+            serde_json::from_str::<Normalization>(text).map_err(fail)
+        });
+        let normalization = match (self.normalization()?, remembered) {
+            (Some(given), _) => given,
+            (None, Some(remembered)) => remembered?,
+            (None, None) => Normalization::CIFAR,
+        };
         let mut network = Network::new(device, graph, 0)?;
         network.load_checkpoint(file, path)?;
-        Ok((network, spec))
+        Ok(Loaded { network, spec, normalization })
+    }
+
+    /// What `--mean` and `--std` say; `None` without them.
+    pub fn normalization(&self) -> Result<Option<Normalization>> {
+        let numbers = |key: &str, given: &[f32], low: f32| match given {
+            all if all.iter().any(|v| !v.is_finite() || *v <= low) => {
+                Err(Error::config(key, format!("{all:?}: numbers must be finite and above {low}")))
+            }
+            [v] => Ok([*v; 3]),
+            [r, g, b] => Ok([*r, *g, *b]),
+            other => Err(Error::config(key, format!("{} numbers; give one, or three for the channels", other.len()))),
+        };
+        match (&self.mean, &self.std) {
+            (None, None) => Ok(None),
+            (Some(mean), Some(std)) => {
+                Ok(Some(Normalization { mean: numbers("--mean", mean, f32::MIN)?, std: numbers("--std", std, 0.0)? }))
+            }
+            _ => Err(Error::config("--mean", "give --mean and --std together")),
+        }
     }
 
     /// The untrained network.

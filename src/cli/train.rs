@@ -104,7 +104,12 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     if args.epochs == 0 {
         return Err(Error::config("--epochs", "must be at least 1"));
     }
-    let named = NetworkArgs { arch: args.arch.clone(), model: args.init.clone(), classes: args.classes };
+    let named = NetworkArgs {
+        arch: args.arch.clone(),
+        model: args.init.clone(),
+        classes: args.classes,
+        ..NetworkArgs::default()
+    };
     let mut network = if args.init.is_some() { named.load(device)? } else { named.fresh(device, args.seed)? };
     check_images("--data", &args.data, &data, &network.graph)?;
     check_images("--eval", &args.eval, &test, &network.graph)?;

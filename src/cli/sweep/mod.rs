@@ -20,7 +20,7 @@ use workers::{End, Told};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// TOML file with any of: arch, model, classes, eval, method, bits, seeds, set. Flags come before its keys; `set` adds up
+    /// TOML file with any of: arch, model, classes, mean, std, eval, method, bits, seeds, set. Flags come before its keys; `set` adds up
     spec: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,

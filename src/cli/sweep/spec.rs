@@ -17,6 +17,8 @@ struct File {
     arch: Option<String>,
     model: Option<PathBuf>,
     classes: Option<usize>,
+    mean: Option<Vec<f32>>,
+    std: Option<Vec<f32>>,
     #[serde(default)]
     eval: Vec<String>,
     method: Option<toml::Value>,
@@ -62,6 +64,8 @@ impl Grid {
             arch: flags.network.arch.clone().or(file.arch),
             model: flags.network.model.clone().or(file.model),
             classes: flags.network.classes.or(file.classes),
+            mean: flags.network.mean.clone().or(file.mean),
+            std: flags.network.std.clone().or(file.std),
         };
         let eval = if flags.eval.is_empty() { file.eval } else { flags.eval.to_vec() };
         let mut methods = list(flags.method, "method", &file.method)?;
@@ -161,7 +165,7 @@ mod tests {
         let text =
             "method = ['gdfq', 'best']\nbits = '4a4,3a3'\nseeds = [1, '3..4']\nset = ['batch=8']\neval = ['x']\n";
         std::fs::write(&path, text).unwrap();
-        let network = NetworkArgs { arch: None, model: None, classes: None };
+        let network = NetworkArgs::default();
         let none = Flags { network: &network, eval: &[], method: &[], bits: &[], seeds: &[], set: &[] };
         let grid = Grid::new(Some(&path), &none).unwrap();
         let names: Vec<String> = grid.runs.iter().map(RunConfig::name).collect();
