@@ -137,9 +137,6 @@ impl<'a> Build<'a> {
             "Slice" => self.slice(node)?,
             "Pad" => self.pad(node)?,
             "Softmax" | "LogSoftmax" => return Err("is supported behind the logits only, where it is left out".into()),
-            "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "ConvInteger" | "DynamicQuantizeLinear" => {
-                return Err("the model is quantized already; give the float one".into());
-            }
             _ => return Err(format!("is not supported; supported are {SUPPORTED}")),
         };
         Ok(Value::Flow(flow))

@@ -36,6 +36,10 @@ const MAX_VALUE: usize = 1 << 26;
 const MAX_CLASSES: usize = 100_000;
 
 /// What a file without batch norms is told.
+/// What floats do not need.
+const QUANTIZED: [&str; 5] =
+    ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"];
+
 const FOLDED: &str = "holds no BatchNormalization of maps: it was folded into the convolutions, or the network has \
                       none. Data-free methods need its running statistics, from which they make their images; export the model \
                       with BatchNormalization unfolded (PyTorch: torch.onnx.export(model, x, file, dynamo=False, \
@@ -70,6 +74,11 @@ impl Imported {
         let model = decode(data)?;
         let file = model.graph.as_ref().ok_or("holds no graph: it is no ONNX file")?;
         let opset = opset(&model)?;
+        // Its arithmetic around the codes would be complained of first.
+        if let Some(node) = file.node.iter().find(|n| QUANTIZED.contains(&&n.op_type[..])) {
+            let (name, op) = (&node.name, &node.op_type);
+            return Err(format!("node '{name}' ({op}): the model is quantized already; give the float one"));
+        }
         let (input, batch, sample) = input(file)?;
         let output = output(file)?;
         let order = Order::new(file, input, output)?;
