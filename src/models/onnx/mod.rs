@@ -35,11 +35,11 @@ const MAX_SIZE: usize = 1 << 16;
 const MAX_VALUE: usize = 1 << 26;
 const MAX_CLASSES: usize = 100_000;
 
-/// What a file without batch norms is told.
-/// What floats do not need.
+/// Operations of networks that are quantized.
 const QUANTIZED: [&str; 5] =
     ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"];
 
+/// What a file without batch norms is told.
 const FOLDED: &str = "holds no BatchNormalization of maps: it was folded into the convolutions, or the network has \
                       none. Data-free methods need its running statistics, from which they make their images; export the model \
                       with BatchNormalization unfolded (PyTorch: torch.onnx.export(model, x, file, dynamo=False, \
