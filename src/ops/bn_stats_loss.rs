@@ -118,7 +118,7 @@ impl Op for BnStatsLossOp {
         let Some(dloss) = cx.grad(0) else { return Ok(()) };
         let mut made: Vec<[Option<Tensor>; 2]> = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
-            let mut one = |i: usize| {
+            let one = |i: usize| {
                 cx.needs(2 * l + i).then(|| Tensor::empty_like(&layer.values[i], layer.values[i].shape())).transpose()
             };
             made.push([one(0)?, one(1)?]);
