@@ -20,12 +20,13 @@ KERNEL conv_bn_tune_scale_f32(const float* __restrict__ gamma, const float* __re
 }
 
 // dscaled = gradient of the scaled filter; null if neither dw nor dgamma is wanted. dw may be null.
-// small: dgamma [k], then dbias [k]. beta is not read.
+// dgamma, dbias [k]. beta is not read.
 KERNEL conv_bn_tune_grad_f32(const float* __restrict__ gamma, const float* __restrict__ beta,
                              const float* __restrict__ bias, const float* __restrict__ mean,
                              const float* __restrict__ var, const float* __restrict__ w,
                              const float* __restrict__ dscaled, const float* __restrict__ dshift,
-                             float* __restrict__ dw, float* __restrict__ small, int length, float eps, float keep) {
+                             float* __restrict__ dw, float* __restrict__ dgamma, float* __restrict__ dbias, int length,
+                             float eps, float keep) {
     int k = blockIdx.x;
     float inverse = 1.0f / sqrtf(var[k] + eps), scale = gamma ? gamma[k] * inverse : inverse;
     float along = 0.0f;
@@ -38,7 +39,7 @@ KERNEL conv_bn_tune_grad_f32(const float* __restrict__ gamma, const float* __res
     }
     along = block_sum<128>(along);
     if (threadIdx.x == 0) {
-        small[k] = inverse * (along + ((bias ? bias[k] : 0.0f) - mean[k]) * dshift[k]);
-        small[gridDim.x + k] = scale * dshift[k];
+        dgamma[k] = inverse * (along + ((bias ? bias[k] : 0.0f) - mean[k]) * dshift[k]);
+        dbias[k] = scale * dshift[k];
     }
 }

@@ -236,6 +236,18 @@ impl Backward<'_> {
             None => Ok(()),
         }
     }
+    /// Where the gradient of input `i` ends up, if it is a parameter's and nothing has reached it yet: the op must fill it whole,
+    /// and give nothing more. Saves the copy that [`Self::give`] makes into a parameter's gradient.
+    pub fn home(&mut self, i: usize, shape: impl Into<Shape>) -> Result<Option<Tensor>> {
+        let Some(slot) = self.inputs.get(i).copied().flatten().map(|id| &mut self.slots[id]) else { return Ok(None) };
+        match &slot.target {
+            Some(t) if !slot.written => {
+                slot.written = true;
+                t.reshape(shape.into()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
     /// A tensor to write input `i`'s gradient into directly, and how: for kernels that can accumulate themselves.
     /// The op must fill it whole.
     pub fn target(&mut self, i: usize, shape: impl Into<Shape>, dtype: DType) -> Result<(Tensor, GradMode)> {

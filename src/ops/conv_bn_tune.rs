@@ -45,7 +45,7 @@ pub struct TuneNorm<'a> {
 /// `batch_norm_eval(conv2d(x, w, bias, p), norm)`: `x[n h w c]`, `w[k r s c]`, `bias[k]` to `y[n p q k]`.
 ///
 /// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w`, `bias`, gamma and beta. Saved are `x` (where `w` or
-/// gamma needs a gradient), `w` and vectors of `k` values. Errors on shapes that do not fit, as `conv2d`.
+/// gamma needs a gradient), `w`, the scaled filter and vectors of `k` values. Errors on shapes that do not fit, as `conv2d`.
 pub fn conv_bn_tune(
     tape: &mut Tape,
     x: &Var,
@@ -59,7 +59,7 @@ pub fn conv_bn_tune(
     let (scaled, shift) = fold.apply(&w.value)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
     fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
-    Ok(record(tape, [x, w], bias, norm, fold, y, p))
+    Ok(record(tape, [x, w], bias, norm, (fold, Some(scaled)), y, p))
 }
 
 /// [`conv_bn_tune`] whose output is computed as the two ops compute it, bit for bit: the convolution with the filters as
@@ -85,7 +85,7 @@ pub fn conv_bn_tune_in_turn(
             stored.apply(&z)?
         }
     };
-    Ok(record(tape, [x, w], bias, norm, fold, y, p))
+    Ok(record(tape, [x, w], bias, norm, (fold, None), y, p))
 }
 
 pub(in crate::ops) fn same_kind(x: &Var, w: &Var) -> Result<()> {
@@ -135,7 +135,7 @@ fn record(
     [x, w]: [&Var; 2],
     bias: Option<&Var>,
     norm: TuneNorm,
-    fold: Fold,
+    (fold, scaled): (Fold, Option<Tensor>),
     y: Tensor,
     p: Conv2dParams,
 ) -> Var {
@@ -145,7 +145,8 @@ fn record(
         return Var::constant(y);
     }
     let keep_x = inputs[1].needs_grad() || inputs[2].needs_grad();
-    let op = ConvBnTuneOp { x: keep_x.then(|| Kept::Values(x.value.clone())), x_shape: x.shape(), w: w.value.clone(), fold, p };
+    let kept = keep_x.then(|| Kept::Values(x.value.clone()));
+    let op = ConvBnTuneOp { x: kept, x_shape: x.shape(), w: w.value.clone(), scaled, fold, p };
     tape.record_one(op, &inputs, y)
 }
 

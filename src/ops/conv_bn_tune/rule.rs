@@ -40,6 +40,8 @@ pub(in crate::ops) struct ConvBnTuneOp {
     pub x: Option<Kept>,
     pub x_shape: Shape,
     pub w: Tensor,
+    /// The scaled filter, where the forward pass made one.
+    pub scaled: Option<Tensor>,
     pub fold: Fold,
     pub p: Conv2dParams,
 }
@@ -60,21 +62,24 @@ impl ConvBnTuneOp {
     pub fn gradients(&self, cx: &mut Backward, dy: &Tensor, sums: Option<Tensor>) -> Result<()> {
         let k = self.fold.mean.len();
         if cx.needs(0) {
-            let (scaled, _) = self.fold.apply(&self.w)?;
+            let scaled = match &self.scaled {
+                Some(scaled) => scaled.clone(),
+                None => self.fold.apply(&self.w)?.0,
+            };
             let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
             dgrad(dy, &scaled, &mut dx, mode, self.p)?;
         }
         if (1..5).all(|i| !cx.needs(i)) {
             return Ok(());
         }
-        let dshift = match sums {
-            Some(sums) => sums,
-            None => {
-                let mut sums = Tensor::empty_like(dy, [k])?;
-                bias_grad(dy, &mut sums, GradMode::Overwrite)?;
-                sums
-            }
-        };
+        // Those of gamma, beta and the bias, where they end up or on the way there.
+        let home = [cx.home(2, [k])?, cx.home(3, [k])?, cx.home(4, [k])?];
+        let made = |i: usize| home[i].clone().map_or_else(|| Tensor::empty_like(dy, [k]), Ok);
+        let (mut dgamma, mut dshift, mut dbias) = (made(0)?, made(1)?, made(2)?);
+        match sums {
+            Some(sums) => dshift.copy_from(&sums)?,
+            None => bias_grad(dy, &mut dshift, GradMode::Overwrite)?,
+        }
         // Of the scaled filter.
         let dscaled = match &self.x {
             Some(x) => {
@@ -88,19 +93,18 @@ impl ConvBnTuneOp {
             true => Some(cx.target(1, self.w.shape(), dy.dtype())?),
             false => None,
         };
-        // [dgamma, dbias]
-        let mut small = Tensor::empty_like(dy, [2, k])?;
         if dy.gpu().is_some() {
-            self.gpu(dscaled.as_ref(), &dshift, dw.as_ref(), &small)?;
+            self.gpu(dscaled.as_ref(), &dshift, dw.as_ref(), [&dgamma, &dbias])?;
         } else {
             crate::for_real!(OP, dy.dtype(), T => {
-                self.cpu::<T>(dscaled.as_ref(), &dshift, dw.as_mut(), &mut small);
+                self.cpu::<T>(dscaled.as_ref(), &dshift, dw.as_mut(), [&mut dgamma, &mut dbias]);
                 Ok(())
             })?;
         }
-        cx.give(2, small.view(0, [k])?)?;
-        cx.give(3, dshift)?;
-        cx.give(4, small.view(k, [k])?)
+        for (i, d) in [dgamma, dshift, dbias].into_iter().enumerate().filter(|(i, _)| home[*i].is_none()) {
+            cx.give(2 + i, d)?;
+        }
+        Ok(())
     }
 
     fn cpu<T: Real>(
@@ -108,14 +112,14 @@ impl ConvBnTuneOp {
         dscaled: Option<&Tensor>,
         dshift: &Tensor,
         dw: Option<&mut (Tensor, GradMode)>,
-        small: &mut Tensor,
+        [dgamma, dbias]: [&mut Tensor; 2],
     ) {
-        let (k, length) = (self.fold.mean.len(), self.w.len() / self.fold.mean.len());
+        let length = self.w.len() / self.fold.mean.len();
         let (w, dshift) = (self.w.host::<T>(), dshift.host::<T>());
         let dscaled: &[T] = dscaled.map_or(&[], |t| t.host());
         // Empty where neither w nor gamma needs its gradient.
         let row = |k: usize| dscaled.get(k * length..(k + 1) * length).unwrap_or_default();
-        let (dgamma, dbias) = small.host_mut::<T>().split_at_mut(k);
+        let (dgamma, dbias) = (dgamma.host_mut::<T>(), dbias.host_mut::<T>());
         dgamma.par_iter_mut().zip(dbias).enumerate().for_each(|(k, (dgamma, dbias))| {
             let along: f64 = row(k).iter().zip(&w[k * length..]).map(|(d, w)| d.f64() * w.f64()).sum();
             let centred = self.fold.centred_bias::<T>(k).f64() * dshift[k].f64();
@@ -138,7 +142,7 @@ impl ConvBnTuneOp {
         dscaled: Option<&Tensor>,
         dshift: &Tensor,
         dw: Option<&(Tensor, GradMode)>,
-        small: &Tensor,
+        [dgamma, dbias]: [&Tensor; 2],
     ) -> Result<()> {
         let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
         self.fold
@@ -147,7 +151,8 @@ impl ConvBnTuneOp {
             .ptr(address(dscaled))
             .ptr(dshift.address())
             .ptr(address(dw.map(|(t, _)| t)))
-            .ptr(small.address())
+            .ptr(dgamma.address())
+            .ptr(dbias.address())
             .val((self.w.len() / self.fold.mean.len()) as i32)
             .val(self.fold.eps)
             .val(dw.map_or(0.0, |(_, mode)| mode.beta()))

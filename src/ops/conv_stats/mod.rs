@@ -79,7 +79,7 @@ pub fn conv_stats(
     outputs.extend(stats.iter().flatten().cloned());
     if wanted {
         let keep_x = (w.needs_grad() || inputs[2].needs_grad()).then(|| Kept::Values(x.value.clone()));
-        let layer = ConvBnTuneOp { x: keep_x, x_shape: x.shape(), w: w.value.clone(), fold, p };
+        let layer = ConvBnTuneOp { x: keep_x, x_shape: x.shape(), w: w.value.clone(), scaled: Some(scaled), fold, p };
         let stats = stats.map(|[mean, _]| (y, mean));
         let op = ConvStatsOp { layer, mask, stats, row: g.q * g.k, k: g.k };
         let mut vars = tape.record(op, &inputs, outputs).into_iter();
