@@ -13,6 +13,7 @@
 //! Activations are UINT8 in both, those of fewer bits clipped as codes: ONNX Runtime 1.31 moves quantizers past pooling, slices
 //! and clips of floats, and then refuses its own graph if they are INT4 or INT8.
 
+mod levels;
 mod rounding;
 mod settle;
 mod writer;
@@ -55,6 +56,8 @@ struct Export<'a> {
     writer: Writer,
     /// Name of each node's output in f32, NCHW.
     real: Vec<String>,
+    /// Names of codes and their zero point, where a node's output was quantized by itself.
+    codes: Vec<Option<[String; 2]>>,
 }
 
 fn channels_first(shape: &[usize]) -> Vec<usize> {
@@ -77,7 +80,8 @@ struct Stored {
 
 impl<'a> Export<'a> {
     fn new(network: &'a IntegerNetwork, form: Form) -> Result<Self> {
-        Ok(Self { network, form, values: network.values()?, writer: Writer::default(), real: Vec::new() })
+        let codes = vec![None; network.nodes.len()];
+        Ok(Self { network, form, values: network.values()?, writer: Writer::default(), real: Vec::new(), codes })
     }
 
     fn fail(&self, id: usize, what: String) -> Error {
@@ -171,6 +175,9 @@ impl<'a> Export<'a> {
         let node = &network.nodes[id];
         let layer = node.kind.layer().expect("called for layers");
         let name = |part: &str| format!("{}/{part}", node.name);
+        if let Some(level) = self.level(id, layer) {
+            return self.step_by_step(id, layer, level, inputs);
+        }
         let fold = self.form == Form::Int8;
         let k = layer.weight.shape[0];
         let (scale, shift) = behind(layer);
@@ -182,18 +189,7 @@ impl<'a> Export<'a> {
         let weight = self.weight(id, layer, stored)?;
         let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));
         let operands: Vec<&str> = [&inputs[0], &weight].into_iter().chain(&bias).map(|s| &s[..]).collect();
-        let (op, attributes) = match &node.kind {
-            Kind::Conv { stride, pad, dilation, .. } | Kind::Depthwise { stride, pad, dilation, .. } => {
-                let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
-                let pads = Attribute::Ints(vec![*pad as i64; 4]);
-                let mut all = vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))];
-                if let Kind::Depthwise { .. } = node.kind {
-                    all.push(("group", Attribute::Int(k as i64)));
-                }
-                ("Conv", all)
-            }
-            _ => ("Gemm", vec![("transB", Attribute::Int(1))]),
-        };
+        let (op, attributes) = operation(&node.kind);
         let mut v = self.writer.node(op, &operands, name("sums"), &attributes);
         if !fold {
             v = self.scale_and_shift(id, v, &scale, &shift);
@@ -331,6 +327,7 @@ impl<'a> Export<'a> {
             let [low, high] = ends.map(|(n, code)| self.writer.codes(name(n), &[], DataType::Uint8, &[code]));
             codes = self.writer.node("Clip", &[&codes, &low?, &high?], name("clipped"), &[]);
         }
+        self.codes[id] = Some([codes.clone(), zero_point.clone()]);
         // The same values as codes of a finer step, for the sake of the bias of the layers that read them.
         let finer = self.finer(q);
         if finer > 1 {
@@ -351,6 +348,20 @@ fn affine(norm: &Norm, bias: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
         from * norm.scale[k] + norm.shift[k]
     });
     (norm.scale.clone(), shift.collect())
+}
+
+/// The operation of a layer, with its attributes.
+fn operation(kind: &Kind) -> (&'static str, Vec<(&'static str, Attribute)>) {
+    let (Kind::Conv { layer, stride, pad, dilation } | Kind::Depthwise { layer, stride, pad, dilation }) = kind else {
+        return ("Gemm", vec![("transB", Attribute::Int(1))]);
+    };
+    let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
+    let pads = Attribute::Ints(vec![*pad as i64; 4]);
+    let mut all = vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))];
+    if let Kind::Depthwise { .. } = kind {
+        all.push(("group", Attribute::Int(layer.weight.shape[0] as i64)));
+    }
+    ("Conv", all)
 }
 
 /// Scale and shift of a layer's sums: `v = scale acc + shift`.

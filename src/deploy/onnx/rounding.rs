@@ -25,7 +25,7 @@ impl Export<'_> {
 
     /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
     /// `None` where they are not few.
-    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
+    pub(super) fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
         let inputs = &self.network.nodes[id].inputs;
         let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
         let values = |q: &Quantizer| -> Vec<f32> {
@@ -44,8 +44,8 @@ impl Export<'_> {
                 }
             }
         };
-        // 6 bits beside 6 bits; beyond, the room is smaller than what f32 rounds.
-        (rests.len() << quantizers[1].bits <= 1 << 13).then_some((quantizers, rests))
+        // 5 bits beside 5 bits; beyond, the room is smaller than what f32 rounds.
+        (rests.len() << quantizers[1].bits <= 1 << 11).then_some((quantizers, rests))
     }
 
     /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the

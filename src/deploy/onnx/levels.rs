@@ -1,0 +1,82 @@
+//! Layers whose sums meet too many edges for any room between them, most of all sums with a residual of 8-bit codes: written
+//! step by step, each one an f32 operation of the engine. Codes less zero point are integers in f32, whose sums a runtime adds
+//! exactly in any order, as long as they stay below 2^24.
+
+use super::super::network::{Kind, Layer, Quantizer};
+use super::{Export, Form, operation};
+use crate::Result;
+
+impl Export<'_> {
+    /// The node whose codes layer `id` reads, if the layer goes from codes to codes and has no room for a runtime's rounding.
+    pub(super) fn level(&self, id: usize, layer: &Layer) -> Option<usize> {
+        let node = &self.network.nodes[id];
+        let input = node.inputs[0];
+        let one_operation = self.form == Form::Int8 && !layer.then.residual;
+        let whole = matches!(node.kind, Kind::Conv { .. } | Kind::Linear { .. });
+        let crowded = layer.then.quantizer.is_some() && self.rests(id, layer).is_none();
+        (whole && crowded && !one_operation && self.codes[input].is_some()).then_some(input)
+    }
+
+    /// The integers of quantized node `id`, in f32.
+    fn integers(&mut self, id: usize, reader: &str) -> Option<String> {
+        let [codes, zero_point] = self.codes[id].clone()?;
+        let name = |part: &str| format!("{reader}/{part}");
+        let one = self.writer.floats(name("integers.one"), &[], &[1.0]);
+        Some(self.writer.node("DequantizeLinear", &[&codes, &one, &zero_point], name("integers"), &[]))
+    }
+
+    /// Layer `id` from the integers of node `input`.
+    pub(super) fn step_by_step(&mut self, id: usize, layer: &Layer, input: usize, inputs: &[String]) -> Result<String> {
+        let network = self.network;
+        let node = &network.nodes[id];
+        let name = |part: &str| format!("{}/{part}", node.name);
+        let dims = |k: usize| match self.values[id].shape.len() {
+            3 => vec![k, 1, 1],
+            _ => vec![k],
+        };
+        let dims = dims(layer.weight.shape[0]);
+        let x = self.integers(input, &node.name).expect("the input was quantized by itself");
+        // Codes times a power of two, and its inverse as the step: integers again.
+        let stored = self.stored(layer, None).map(|mut stored| {
+            stored.step = vec![1.0 / stored.finer as f32; stored.step.len()];
+            stored
+        });
+        let w = self.weight(id, layer, stored)?;
+        let (op, attributes) = operation(&node.kind);
+        let mut v = self.writer.node(op, &[&x, &w], name("sums"), &attributes);
+        let read = self.values[input].codes.expect("codes are read");
+        let ranges = layer.ranges(&read);
+        let units: Vec<f32> = ranges.w.iter().map(|w| ranges.unit(w)).collect();
+        let mut steps: Vec<(&str, &str, &[f32])> = vec![("Mul", "unit", &units)];
+        if let Some(bias) = &layer.bias {
+            steps.push(("Add", "bias", bias));
+        }
+        if let Some(norm) = &layer.then.norm {
+            steps.extend([
+                ("Sub", "norm.mean", &norm.mean[..]),
+                ("Mul", "norm.scale", &norm.scale),
+                ("Add", "norm.shift", &norm.shift),
+            ]);
+        }
+        for (op, what, values) in steps {
+            let operand = self.writer.floats(name(what), &dims, values);
+            v = self.writer.node(op, &[&v, &operand], name(&format!("{what}.applied")), &[]);
+        }
+        if layer.then.residual {
+            let other = match self.integers(node.inputs[1], &name("residual")) {
+                Some(integers) => {
+                    let q = self.values[node.inputs[1]].codes.expect("quantized by itself");
+                    let scale = self.writer.floats(name("residual.scale"), &[], &[q.scale]);
+                    self.writer.node("Div", &[&integers, &scale], name("residual"), &[])
+                }
+                None => inputs[1].clone(),
+            };
+            v = self.writer.node("Add", &[&v, &other], name("sum"), &[]);
+        }
+        if layer.then.relu {
+            v = self.writer.node("Relu", &[&v], name("relu"), &[]);
+        }
+        let q: Quantizer = layer.then.quantizer.expect("only layers that give codes");
+        self.quantize(id, v, &q, false)
+    }
+}
