@@ -1,7 +1,7 @@
 //! A student that integer biases serve. A runtime's integer convolution has a bias in units of the sums. At 8 bits there are so
 //! many codes that some sum nearly always lies between an edge of the student's and the nearest edge that such a bias can
-//! give. So the student itself moves, by less than one unit of a sum in any channel: its shift to a multiple of the unit, and its
-//! scale to one at which every edge keeps away from all sums.
+//! give. So the student itself moves: its shift by at most half a unit of a sum, to a multiple of it, and its scale by less than a
+//! thousandth, to one at which every edge keeps away from all sums.
 //!
 //! With the shift a multiple, edges lie at `(m - 1/2) a` sums, `m` integer, `a` sums to a code. If `a` is an odd multiple of
 //! `2^(1-t)`, they are odd multiples of `2^-t`: never nearer than that to an integer, however many codes there are. Ours.
