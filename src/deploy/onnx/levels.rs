@@ -13,7 +13,9 @@ impl Export<'_> {
         let input = node.inputs[0];
         let one_operation = self.form == Form::Int8 && !layer.then.residual;
         let whole = matches!(node.kind, Kind::Conv { .. } | Kind::Linear { .. });
-        let crowded = layer.then.quantizer.is_some() && self.rests(id, layer).is_none();
+        // Sums of wide codes go beyond what f32 adds exactly as long as the codes carry their scales.
+        let wide = |q: &Quantizer| self.form == Form::Qdq && q.bits > 5;
+        let crowded = layer.then.quantizer.is_some_and(|q| wide(&q) || self.rests(id, layer).is_none());
         (whole && crowded && !one_operation && self.codes[input].is_some()).then_some(input)
     }
 
@@ -23,6 +25,20 @@ impl Export<'_> {
         let name = |part: &str| format!("{reader}/{part}");
         let one = self.writer.floats(name("integers.one"), &[], &[1.0]);
         Some(self.writer.node("DequantizeLinear", &[&codes, &one, &zero_point], name("integers"), &[]))
+    }
+
+    /// What node `id` gives, if that is integers by a scale, or a shortcut's choice of such: divided as the engine divides, since
+    /// DequantizeLinear multiplies.
+    fn divided(&mut self, id: usize, of: &str) -> Option<String> {
+        let node = &self.network.nodes[id];
+        if let Kind::ShortcutA { .. } = node.kind {
+            let x = self.divided(node.inputs[0], &format!("{of}/input"))?;
+            return Some(self.shortcut(id, x, of.into()));
+        }
+        let integers = self.integers(id, of)?;
+        let q = self.values[id].codes.expect("quantized by itself");
+        let scale = self.writer.floats(format!("{of}.scale"), &[], &[q.scale]);
+        Some(self.writer.node("Div", &[&integers, &scale], of.into(), &[]))
     }
 
     /// Layer `id` from the integers of node `input`.
@@ -63,14 +79,7 @@ impl Export<'_> {
             v = self.writer.node(op, &[&v, &operand], name(&format!("{what}.applied")), &[]);
         }
         if layer.then.residual {
-            let other = match self.integers(node.inputs[1], &name("residual")) {
-                Some(integers) => {
-                    let q = self.values[node.inputs[1]].codes.expect("quantized by itself");
-                    let scale = self.writer.floats(name("residual.scale"), &[], &[q.scale]);
-                    self.writer.node("Div", &[&integers, &scale], name("residual"), &[])
-                }
-                None => inputs[1].clone(),
-            };
+            let other = self.divided(node.inputs[1], &name("residual")).unwrap_or_else(|| inputs[1].clone());
             v = self.writer.node("Add", &[&v, &other], name("sum"), &[]);
         }
         if layer.then.relu {

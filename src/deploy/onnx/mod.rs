@@ -123,18 +123,7 @@ impl<'a> Export<'a> {
                 let inputs: Vec<&str> = inputs.iter().map(|s| &s[..]).collect();
                 self.writer.node("Concat", &inputs, name(""), &[("axis", Attribute::Int(1))])
             }
-            Kind::ShortcutA { stride, c_out } => {
-                let step = self.writer.int64s(name("steps"), &[*stride as i64; 2]);
-                let start = self.writer.int64s(name("starts"), &[0; 2]);
-                let end = self.writer.int64s(name("ends"), &[i64::MAX; 2]);
-                let axes = self.writer.int64s(name("axes"), &[2, 3]);
-                let every = self.writer.node("Slice", &[&x, &start, &end, &axes, &step], name("subsampled"), &[]);
-                let c = self.values[node.inputs[0]].shape[2];
-                let (before, more) = ((c_out - c) / 2, c_out - c);
-                let pads = [0, before as i64, 0, 0, 0, (more - before) as i64, 0, 0];
-                let pads = self.writer.int64s(name("pads"), &pads);
-                self.writer.node("Pad", &[&every, &pads], name(""), &[])
-            }
+            Kind::ShortcutA { .. } => self.shortcut(id, x, name("")),
             Kind::GlobalAvgPool => {
                 let pooled = self.writer.node("GlobalAveragePool", &[&x], name("pooled"), &[]);
                 self.writer.node("Flatten", &[&pooled], name(""), &[])
@@ -149,6 +138,24 @@ impl<'a> Export<'a> {
             }
             Kind::Reshape { shape } => self.reshape(id, x, shape),
         })
+    }
+
+    /// What the parameter-free shortcut `id` gives of `x`: every other pixel, between channels of zeros; its nodes are named
+    /// after `of`.
+    fn shortcut(&mut self, id: usize, x: String, of: String) -> String {
+        let node = &self.network.nodes[id];
+        let Kind::ShortcutA { stride, c_out } = node.kind else { return x };
+        let name = |part: &str| format!("{of}/{part}");
+        let step = self.writer.int64s(name("steps"), &[stride as i64; 2]);
+        let start = self.writer.int64s(name("starts"), &[0; 2]);
+        let end = self.writer.int64s(name("ends"), &[i64::MAX; 2]);
+        let axes = self.writer.int64s(name("axes"), &[2, 3]);
+        let every = self.writer.node("Slice", &[&x, &start, &end, &axes, &step], name("subsampled"), &[]);
+        let c = self.values[node.inputs[0]].shape[2];
+        let (before, more) = ((c_out - c) / 2, c_out - c);
+        let pads = [0, before as i64, 0, 0, 0, (more - before) as i64, 0, 0];
+        let pads = self.writer.int64s(name("pads"), &pads);
+        self.writer.node("Pad", &[&every, &pads], of, &[])
     }
 
     /// The elements keep the order that they have channel last.
