@@ -2,18 +2,16 @@
 //!
 //! 3x3 convolutions of few channels have kernels of their own (`halo.rs`). Else every pass has one kernel per math and column
 //! tile (16, 32, 64), reading four floats at once, and one per math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
-//! from the shape (and the alignment of views) alone, so results do not depend on the device.
+//! from the shape (and the alignment of views) alone, so results do not depend on the device. Gradients of filters: `filter_grad.rs`.
 
+use super::filter_grad::wgrad;
 use super::halo::{self, Halo, HaloKernels};
-use super::launch::{PART_BLOCKS, ROWS, Shape, THREADS, aligned, sum};
+use super::launch::{ROWS, Shape, THREADS, aligned, blocks};
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
 use crate::device::{Gpu, Launch};
-use crate::tensor::{DType, Tensor};
-
-/// Fewest pixels of a part, a multiple of every slice.
-const PART_PIXELS: usize = 64;
+use crate::tensor::Tensor;
 
 /// Kernel names by math, then column tile 16, 32, 64, any shape.
 pub(crate) type Kernels = [[&'static str; 4]; 3];
@@ -32,10 +30,10 @@ macro_rules! kernels {
 }
 const FPROP: Kernels = kernels!("fprop");
 const DGRAD: Kernels = kernels!("dgrad");
-const WGRAD: Kernels = kernels!("wgrad");
+pub(super) const WGRAD: Kernels = kernels!("wgrad");
 
 /// Kernel and its column tile for `cols` columns; `quads` says whether four floats may be read at once.
-fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static str, usize) {
+pub(super) fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static str, usize) {
     let row = &kernels[match math {
         Math::F32 => 0,
         Math::Tf32 => 1,
@@ -51,10 +49,6 @@ fn choose(kernels: &Kernels, math: Math, cols: usize, quads: bool) -> (&'static 
 
 fn device(t: &Tensor) -> &Gpu {
     t.gpu().expect("called for GPU tensors")
-}
-
-fn blocks(elements: usize, tile: usize) -> u32 {
-    elements.div_ceil(tile) as u32
 }
 
 fn address(t: Option<&Tensor>) -> u64 {
@@ -136,13 +130,6 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Number of parts and pixels per part when one part alone fills `tiles` blocks.
-fn cut(pixels: usize, tiles: usize) -> (usize, usize) {
-    let wanted = (PART_BLOCKS / tiles).clamp(1, pixels.div_ceil(PART_PIXELS));
-    let per_part = pixels.div_ceil(wanted).next_multiple_of(PART_PIXELS);
-    (pixels.div_ceil(per_part), per_part)
-}
-
 /// `y[n p q k]` of `x[n h w c]`, `w[k r s c]`. F32.
 pub(super) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, p: Conv2dParams) -> Result<()> {
     run_fprop(x, w, bias, y, 0.0, p)
@@ -151,51 +138,6 @@ pub(super) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tenso
 /// `dx[n h w c]` from `dy[n p q k]`, `w[k r s c]`. F32.
 pub(super) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     run_dgrad(dy, w, None, dx, mode.beta(), p)
-}
-
-/// `dw[k r s c]` from `x[n h w c]`, `dy[n p q k]`. F32. Takes a workspace of up to 528 output tiles (17 MB).
-pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
-    let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
-    if let Some(halo) = Halo::of(&g, p.math, [x, dy]) {
-        return halo.wgrad(x, dy, dw, mode);
-    }
-    let (kernel, cols) = choose(&WGRAD, p.math, g.k, g.c % 4 == 0 && g.k % 4 == 0 && aligned([x, dy]));
-    let tiles = [blocks(g.r * g.s * g.c, ROWS), blocks(g.k, cols)];
-    let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize);
-    let partial = (parts > 1).then(|| Tensor::empty_like(dw, [parts, dw.len()])).transpose()?;
-    Launch::new(kernel)
-        .grid([tiles[0], tiles[1], parts as u32])
-        .block([THREADS, 1, 1])
-        .val(Shape::new(&g)?)
-        .ptr(x.address())
-        .ptr(dy.address())
-        .ptr(partial.as_ref().unwrap_or(dw).address())
-        .val(per_part as i32)
-        .val(if partial.is_some() { 0.0 } else { mode.beta() })
-        .flops(g.flops())
-        .run(device(x))?;
-    match partial {
-        Some(partial) => sum(&partial, dw, parts, mode.beta()),
-        None => Ok(()),
-    }
-}
-
-/// `db[k]`: column sums of `dy[.. k]`. F32.
-pub(super) fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
-    let [pixels, k] = dy.shape().rows_cols();
-    let columns = blocks(k, 32);
-    let (parts, per_part) = cut(pixels, columns as usize);
-    let partial = Tensor::empty(&dy.device(), [parts, k], DType::F32)?;
-    Launch::new("conv2d_bias_grad_f32")
-        .grid([columns, parts as u32, 1])
-        .block([THREADS, 1, 1])
-        .ptr(dy.address())
-        .ptr(partial.address())
-        .val(pixels as i32)
-        .val(k as i32)
-        .val(per_part as i32)
-        .run(device(dy))?;
-    sum(&partial, db, parts, mode.beta())
 }
 
 /// Upsampling by 2 and the 3x3 convolution `w[k 3 3 c]` are the transpose of this convolution with filter `v[c 4 4 k]`,

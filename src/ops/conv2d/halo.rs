@@ -1,9 +1,8 @@
 //! Launches of `kernels/conv2d_halo.cu`: 3x3 convolutions of few channels, every input read once.
 
-use super::launch::{PART_BLOCKS, Shape, THREADS, aligned, sum};
+use super::launch::{PART_BLOCKS, Shape, THREADS, aligned};
 use super::{Geometry, Math};
 use crate::Result;
-use crate::autograd::GradMode;
 use crate::device::Launch;
 use crate::tensor::Tensor;
 
@@ -19,6 +18,8 @@ pub(crate) type HaloKernels = [&'static str; 4];
 
 /// Columns of a tile.
 const COLS: usize = 16;
+/// Rows of a tile of the filter's gradient.
+const WGRAD_ROWS: usize = 8;
 macro_rules! kernels {
     ($pass:literal) => {
         [
@@ -84,17 +85,20 @@ impl Halo {
         to(launch, blocks as usize)?.val(tiles as i32).flops(self.geometry.flops()).run(x.gpu().expect("called for GPU tensors"))
     }
 
-    /// Takes a workspace of one copy of `dw` per block.
-    pub fn wgrad(&self, x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode) -> Result<()> {
-        const ROWS: usize = 8;
-        let c = self.geometry.c;
-        let (tiles, blocks) = self.tiles(ROWS, PART_BLOCKS / 2);
+    /// Tiles of a filter gradient, and blocks that walk over them, each with a copy of it.
+    pub fn wgrad_parts(&self) -> (usize, u32) {
+        self.tiles(WGRAD_ROWS, PART_BLOCKS / 2)
+    }
+
+    /// Writes the blocks' copies to `dw`, one after the other; `beta` as in [`super::filter_grad`].
+    pub fn wgrad(&self, x: &Tensor, dy: &Tensor, dw: &Tensor, beta: f32) -> Result<()> {
+        let (c, elements) = (self.geometry.c, self.geometry.k * 9 * self.geometry.c);
+        let (tiles, blocks) = self.wgrad_parts();
         let pitch = self.words() + if self.variant < 2 { 8 } else { 4 };
-        let tile = pitch * ((ROWS + 2) * (COLS + 2) + ROWS * COLS);
+        let tile = pitch * ((WGRAD_ROWS + 2) * (COLS + 2) + WGRAD_ROWS * COLS);
         // Afterwards the same memory holds the copies of warps that share an element.
         let copies = 8 / (c / 16 * (c / 8));
-        let smem = 4 * if copies > 1 { tile.max(copies * dw.len()) } else { tile };
-        let partial = (blocks > 1).then(|| Tensor::empty_like(dw, [blocks as usize, dw.len()])).transpose()?;
+        let smem = 4 * if copies > 1 { tile.max(copies * elements) } else { tile };
         Launch::new(WGRAD[self.variant])
             .grid([blocks, 1, 1])
             .block([THREADS, 1, 1])
@@ -102,11 +106,10 @@ impl Halo {
             .val(Shape::new(&self.geometry)?)
             .ptr(x.address())
             .ptr(dy.address())
-            .ptr(partial.as_ref().unwrap_or(dw).address())
-            .val(if partial.is_some() { 0.0 } else { mode.beta() })
+            .ptr(dw.address())
+            .val(beta)
             .val(tiles as i32)
             .flops(self.geometry.flops())
-            .run(x.gpu().expect("called for GPU tensors"))?;
-        partial.map_or(Ok(()), |partial| sum(&partial, dw, blocks as usize, mode.beta()))
+            .run(x.gpu().expect("called for GPU tensors"))
     }
 }

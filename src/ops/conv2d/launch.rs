@@ -2,7 +2,6 @@
 
 use super::Geometry;
 use crate::Result;
-use crate::device::Launch;
 use crate::tensor::Tensor;
 
 /// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
@@ -50,19 +49,10 @@ impl Shape {
     }
 }
 
-pub(super) fn aligned(tensors: [&Tensor; 2]) -> bool {
-    tensors.iter().all(|t| t.address() % 16 == 0)
+pub(super) fn blocks(elements: usize, tile: usize) -> u32 {
+    elements.div_ceil(tile) as u32
 }
 
-/// `y = beta * y + sum over parts` of `partial[parts][len of y]`.
-pub(super) fn sum(partial: &Tensor, y: &Tensor, parts: usize, beta: f32) -> Result<()> {
-    Launch::new("conv2d_sum_f32")
-        .grid([y.len().div_ceil(32) as u32, 1, 1])
-        .block([THREADS, 1, 1])
-        .ptr(partial.address())
-        .ptr(y.address())
-        .val(y.len() as i32)
-        .val(parts as i32)
-        .val(beta)
-        .run(y.gpu().expect("called for GPU tensors"))
+pub(super) fn aligned(tensors: [&Tensor; 2]) -> bool {
+    tensors.iter().all(|t| t.address() % 16 == 0)
 }

@@ -10,6 +10,7 @@
 mod cases;
 mod cpu;
 mod cpu_kernel;
+mod filter_grad;
 mod gpu;
 mod halo;
 mod launch;
@@ -18,6 +19,7 @@ mod plain;
 mod rule;
 
 pub use cases::cases;
+pub(crate) use filter_grad::{Parts, bias_parts, wgrad_parts};
 pub(crate) use gpu::{Kernels, convolve, convolve_any};
 pub(crate) use halo::HaloKernels;
 pub(crate) use launch::Shape as KernelShape;
@@ -149,7 +151,7 @@ pub(crate) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p:
 pub(crate) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), dw.shape(), p)?;
     if x.gpu().is_some() {
-        gpu::wgrad(x, dy, dw, mode, p)
+        filter_grad::wgrad(x, dy, dw, mode, p)
     } else if blocked(x, p) {
         cpu::wgrad(x.host(), dy.host(), dw.host_mut(), mode, &g);
         Ok(())
@@ -182,7 +184,7 @@ pub(crate) fn wgrad_codes(
 /// Bias gradient into `db[k]`: the sum of `dy` over all but the last dimension.
 pub(crate) fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
     if dy.gpu().is_some() {
-        return gpu::bias_grad(dy, db, mode);
+        return filter_grad::bias_grad(dy, db, mode);
     }
     crate::for_real!("conv2d", dy.dtype(), T => {
         plain::bias_grad::<T>(dy.host(), db.host_mut(), mode);

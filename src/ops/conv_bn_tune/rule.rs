@@ -3,7 +3,7 @@
 use super::{Fold, OP};
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Op};
-use crate::ops::conv2d::{Conv2dParams, bias_grad, dgrad, wgrad, wgrad_codes};
+use crate::ops::conv2d::{Conv2dParams, Parts, bias_grad, bias_parts, dgrad, wgrad, wgrad_codes, wgrad_parts};
 use crate::ops::fake_quant::{Codes, values_of};
 use crate::quant::Affine;
 use crate::tensor::{DType, Real, Shape, Tensor};
@@ -17,12 +17,20 @@ pub(in crate::ops) enum Kept {
 }
 
 impl Kept {
-    /// Overwrites `dw`.
+    /// The parts of the filter's gradient on a GPU.
+    fn wgrad_parts(&self, dy: &Tensor, w: Shape, p: Conv2dParams) -> Result<Parts> {
+        match self {
+            Self::Values(x) => wgrad_parts(x, dy, w, p),
+            Self::Codes(q) => wgrad_parts(&values_of(q)?, dy, w, p),
+        }
+    }
+
+    /// Overwrites `dw`, on the CPU.
     fn wgrad(&self, dy: &Tensor, dw: &mut Tensor, p: Conv2dParams) -> Result<()> {
         match self {
             Self::Values(x) => wgrad(x, dy, dw, GradMode::Overwrite, p),
             Self::Codes(q) => {
-                if dy.gpu().is_none() && dy.dtype() == DType::F32 {
+                if dy.dtype() == DType::F32 {
                     let a = Affine::new(q.lo.host::<f32>()[0], q.hi.host::<f32>()[0], q.bits);
                     if wgrad_codes(&q.values, &a, dy, dw, GradMode::Overwrite, p)? {
                         return Ok(());
@@ -76,26 +84,25 @@ impl ConvBnTuneOp {
         let home = [cx.home(2, [k])?, cx.home(3, [k])?, cx.home(4, [k])?];
         let made = |i: usize| home[i].clone().map_or_else(|| Tensor::empty_like(dy, [k]), Ok);
         let (mut dgamma, mut dshift, mut dbias) = (made(0)?, made(1)?, made(2)?);
-        match sums {
-            Some(sums) => dshift.copy_from(&sums)?,
-            None => bias_grad(dy, &mut dshift, GradMode::Overwrite)?,
-        }
-        // Of the scaled filter.
-        let dscaled = match &self.x {
-            Some(x) => {
-                let mut dw = Tensor::empty_like(dy, self.w.shape())?;
-                x.wgrad(dy, &mut dw, self.p)?;
-                Some(dw)
-            }
-            None => None,
-        };
-        let mut dw = match cx.needs(1) {
-            true => Some(cx.target(1, self.w.shape(), dy.dtype())?),
-            false => None,
-        };
         if dy.gpu().is_some() {
-            self.gpu(dscaled.as_ref(), &dshift, dw.as_ref(), [&dgamma, &dbias])?;
+            let dscaled = self.x.as_ref().map(|x| x.wgrad_parts(dy, self.w.shape(), self.p)).transpose()?;
+            let dw = cx.needs(1).then(|| cx.target(1, self.w.shape(), dy.dtype())).transpose()?;
+            self.gpu(dscaled.as_ref(), &bias_parts(dy)?, dw.as_ref(), [&dgamma, &dshift, &dbias])?;
         } else {
+            match sums {
+                Some(sums) => dshift.copy_from(&sums)?,
+                None => bias_grad(dy, &mut dshift, GradMode::Overwrite)?,
+            }
+            // Of the scaled filter.
+            let dscaled = match &self.x {
+                Some(x) => {
+                    let mut dw = Tensor::empty_like(dy, self.w.shape())?;
+                    x.wgrad(dy, &mut dw, self.p)?;
+                    Some(dw)
+                }
+                None => None,
+            };
+            let mut dw = cx.needs(1).then(|| cx.target(1, self.w.shape(), dy.dtype())).transpose()?;
             crate::for_real!(OP, dy.dtype(), T => {
                 self.cpu::<T>(dscaled.as_ref(), &dshift, dw.as_mut(), [&mut dgamma, &mut dbias]);
                 Ok(())
@@ -137,25 +144,30 @@ impl ConvBnTuneOp {
         });
     }
 
+    /// Adds up the parts of the scaled filter's gradient, in place, and of the output's sums, and takes the gradients from them.
     fn gpu(
         &self,
-        dscaled: Option<&Tensor>,
-        dshift: &Tensor,
+        dscaled: Option<&Parts>,
+        sums: &Parts,
         dw: Option<&(Tensor, GradMode)>,
-        [dgamma, dbias]: [&Tensor; 2],
+        vectors: [&Tensor; 3],
     ) -> Result<()> {
-        let address = |t: Option<&Tensor>| t.map_or(0, Tensor::address);
-        self.fold
-            .launch("conv_bn_tune_grad_f32")
+        let (k, length) = (self.fold.mean.len(), self.w.len() / self.fold.mean.len());
+        let parts = dscaled.map_or(0, |d| d.count);
+        let launch = self.fold.launch("conv_bn_tune_grad_f32");
+        // Many threads only where there are many parts to add.
+        let launch = if parts > 1 { launch.block([1024, 1, 1]) } else { launch };
+        let launch = launch
             .ptr(self.w.address())
-            .ptr(address(dscaled))
-            .ptr(dshift.address())
-            .ptr(address(dw.map(|(t, _)| t)))
-            .ptr(dgamma.address())
-            .ptr(dbias.address())
-            .val((self.w.len() / self.fold.mean.len()) as i32)
+            .ptr(dscaled.map_or(0, |d| d.values.address()))
+            .ptr(sums.values.address())
+            .ptr(dw.map_or(0, |(t, _)| t.address()));
+        vectors
+            .iter()
+            .fold(launch, |launch, t| launch.ptr(t.address()))
+            .val([k as i32, length as i32, parts as i32, sums.count as i32])
             .val(self.fold.eps)
             .val(dw.map_or(0.0, |(_, mode)| mode.beta()))
-            .run(dshift.gpu().expect("called for GPU tensors"))
+            .run(self.w.gpu().expect("called for GPU tensors"))
     }
 }
