@@ -90,7 +90,14 @@ fn codes_pass_max_pooling() {
 fn resnet20() {
     let graph = cifar_resnet(3, 10);
     let x = images(19, &graph, 3);
-    let mixed = QuantizeSpec { first_bits: Some(8), last_bits: Some(6), ..QuantizeSpec::new(3, 5) };
+    let layer_bits =
+        [("layer1.0.conv2", 8), ("layer2.0.relu1", 7), ("layer3.2.conv1", 2)].map(|(n, b)| (n.to_string(), b));
+    let mixed = QuantizeSpec {
+        first_bits: Some(8),
+        last_bits: Some(6),
+        layer_bits: layer_bits.into(),
+        ..QuantizeSpec::new(3, 5)
+    };
     for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(8, 8), QuantizeSpec::new(2, 2), mixed] {
         compare(&format!("{spec:?}"), &mut calibrated(&graph, spec, 2), &x);
     }

@@ -144,7 +144,7 @@ fn imported_networks_are_quantized_and_deployed() {
     for model in [residual(3), flattened(), branches(), depthwise()] {
         let graph = Imported::parse(&model.bytes(), "net").unwrap().graph;
         for spec in [QuantizeSpec::new(4, 4), QuantizeSpec::new(3, 8)] {
-            let mut student = calibrated(&graph, spec, 4);
+            let mut student = calibrated(&graph, spec.clone(), 4);
             let x = images(5, &graph, 3);
             let want = run(&mut student, &x, "");
             let integer = lower(&student, Normalization::CIFAR).unwrap();

@@ -68,6 +68,7 @@ fn assignment() -> impl Strategy<Value = String> {
         "seed",
         "wbits",
         "first_bits",
+        "layer_bits",
         "batch",
         "iters",
         "warmup",

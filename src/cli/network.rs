@@ -126,7 +126,7 @@ impl NetworkArgs {
         if let Some(text) = file.metadata.get(QUANT_KEY) {
             let fail = |e: serde_json::Error| Error::file(path, format!("metadata {QUANT_KEY}: {e}"));
             let found: QuantizeSpec = serde_json::from_str(text).map_err(fail)?;
-            graph = quantize(&graph, found)?;
+            graph = quantize(&graph, found.clone())?;
             spec = Some(found);
         }
         let remembered = file.metadata.get(NORMALIZATION_KEY).map(|text| {

@@ -40,6 +40,9 @@ pub struct Args {
     /// Bits of the images as the first layer sees them; 32 leaves them f32
     #[arg(long)]
     input_bits: Option<u8>,
+    /// Bits of one layer's weights or one ReLU's output, e.g. layer2.0.conv1=6 (`inspect` prints the names); may be repeated
+    #[arg(long, value_name = "NODE=BITS")]
+    layer_bits: Vec<String>,
     /// Images per iteration
     #[arg(long)]
     batch: Option<usize>,
@@ -52,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Continue the run in this folder
-    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "first_bits", "last_bits", "input_bits", "batch", "iters", "seed"])]
+    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "first_bits", "last_bits", "input_bits", "layer_bits", "batch", "iters", "seed"])]
     resume: Option<PathBuf>,
     /// Write a checkpoint every N iterations (0: only on Ctrl-C)
     #[arg(long, default_value_t = 200)]
@@ -122,6 +125,9 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
         Some(32) => None,
         given => given.or(recipe.input_bits),
     };
+    for node in &args.layer_bits {
+        recipe.set(&format!("layer_bits.{node}"))?;
+    }
     recipe.batch = args.batch.unwrap_or(recipe.batch);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     if let Some(iters) = args.iters {

@@ -8,6 +8,7 @@ use crate::models::generator::{Condition, GeneratorArch};
 use crate::ops::conv2d::Math;
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything that decides what a quantization run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Recipe {
     /// Bits of the images as the student's first layer sees them; f32 if absent, as in GDFQ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_bits: Option<u8>,
+    /// Bits of single layers' weights and ReLUs' outputs, by name of the node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub layer_bits: BTreeMap<String, u8>,
     pub batch: usize,
     /// All iterations, warm-up included.
     pub iters: u64,
@@ -365,6 +369,7 @@ impl Recipe {
             first_bits: self.first_bits,
             last_bits: self.last_bits,
             input_bits: self.input_bits,
+            layer_bits: self.layer_bits.clone(),
         }
     }
 }

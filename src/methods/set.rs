@@ -12,6 +12,12 @@ impl Recipe {
         let fail = |detail: String| Error::config(format!("--set {assignment}"), detail);
         let (key, value) = assignment.split_once('=').ok_or_else(|| fail("expected KEY=VALUE".into()))?;
         let value = value.trim();
+        // The rest is one name, which may hold dots.
+        if let Some(node) = key.trim().strip_prefix("layer_bits.") {
+            let bits = value.parse().map_err(|_| fail(format!("'{value}' is not a number of bits")))?;
+            self.layer_bits.insert(node.into(), bits);
+            return Ok(());
+        }
         let parsed: Table = toml::from_str(&format!("v = {value}"))
             .or_else(|_| toml::from_str(&format!("v = {value:?}")))
             .map_err(|e| fail(e.to_string()))?;
@@ -89,6 +95,10 @@ mod tests {
         for bad in ["student.lrr=1", "nothing.lr=1", "student.lr=fast", "batch=-3", "student.lr", "student=1"] {
             assert!(r.clone().set(bad).is_err(), "{bad} was accepted");
         }
+        r.set("layer_bits.layer1.0.conv1=6").unwrap();
+        assert_eq!(r.quantize_spec().layer_bits["layer1.0.conv1"], 6);
+        assert_eq!(Recipe::parse(&r.to_toml(), "written").unwrap(), r);
+        assert!(r.clone().set("layer_bits.layer1.0.conv1=many").is_err());
         r.set("wbits=9").unwrap();
         assert!(r.validate().unwrap_err().to_string().contains("2 to 8"));
     }

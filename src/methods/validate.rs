@@ -2,8 +2,9 @@
 
 use super::recipe::{ActivationRanges, BnMode, ImagesRecipe, Recipe, SteName, StudentOptimizer, WeightRanges};
 use crate::graph::Graph;
-use crate::graph::passes::quantize;
+use crate::graph::passes::{QuantizeSpec, quantize};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 fn require(key: &str, ok: bool, what: &str) -> Result<()> {
     if ok { Ok(()) } else { Err(Error::config(key, what)) }
@@ -46,7 +47,8 @@ impl Recipe {
         self.check_ranges()?;
         self.reconstruction.as_ref().map_or(Ok(()), |r| r.check(self))?;
         self.check_student()?;
-        quantize(&Graph::probe(), self.quantize_spec()).map(|_| ())
+        // Names of layers are the network's affair.
+        quantize(&Graph::probe(), QuantizeSpec { layer_bits: BTreeMap::new(), ..self.quantize_spec() }).map(|_| ())
     }
 
     fn check_generator(&self) -> Result<()> {

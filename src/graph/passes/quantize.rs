@@ -2,12 +2,13 @@
 //! per output channel, first and last included; activations per tensor directly after each ReLU (of any kind); logits and biases stay
 //! float, and so does the input unless `input_bits` is given.
 
-use super::super::{Graph, InputKind, NodeId, NodeKind, WeightQuant};
+use super::super::{Graph, InputKind, Node, NodeId, NodeKind, WeightQuant};
 use crate::ops::activation::Activation;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 /// Bit widths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizeSpec {
     pub wbits: u8,
     pub abits: u8,
@@ -17,18 +18,22 @@ pub struct QuantizeSpec {
     /// Bits of the network's input, which GDFQ leaves as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_bits: Option<u8>,
+    /// Bits of single nodes by name: of a layer's weights, or of a ReLU's output. They count more than all of the above.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub layer_bits: BTreeMap<String, u8>,
 }
 
 impl QuantizeSpec {
     /// The same width everywhere.
     pub fn new(wbits: u8, abits: u8) -> Self {
-        Self { wbits, abits, first_bits: None, last_bits: None, input_bits: None }
+        Self { wbits, abits, first_bits: None, last_bits: None, input_bits: None, layer_bits: BTreeMap::new() }
     }
 }
 
 /// The student: `graph` with quantizers. Parameter and buffer names stay the same.
 ///
-/// Errors: a width outside 2..=8, or a graph without weights to quantize.
+/// Errors: a width outside 2..=8, a graph without weights to quantize, or `layer_bits` of a node that has neither weights nor a
+/// quantized output.
 pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
     let widths = [
         ("--wbits", Some(spec.wbits)),
@@ -42,15 +47,30 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             return Err(Error::config(key, format!("{b} bits are not supported; use 2 to 8")));
         }
     }
-    let weighted: Vec<NodeId> = (0..graph.nodes.len())
-        .filter(|&i| {
-            use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-            matches!(graph.nodes[i].kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
-        })
-        .collect();
+    let has_weights = |kind: &NodeKind| {
+        use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
+        matches!(kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
+    };
+    let is_relu = |kind: &NodeKind| {
+        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)))
+    };
+    for (name, bits) in &spec.layer_bits {
+        let key = || format!("layer_bits of '{name}'");
+        if !(2..=8).contains(bits) {
+            return Err(Error::config(key(), format!("{bits} bits are not supported; use 2 to 8")));
+        }
+        let known = || graph.nodes.iter().filter(|n| has_weights(&n.kind) || is_relu(&n.kind)).map(|n| &n.name[..]);
+        if !known().any(|n| n == name) {
+            let nearest = known().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+            let nearest = nearest.map_or_else(String::new, |n| format!("; the nearest is '{n}'"));
+            return Err(Error::config(key(), format!("no layer or ReLU of '{}' has that name{nearest}", graph.name)));
+        }
+    }
+    let weighted: Vec<NodeId> = (0..graph.nodes.len()).filter(|&i| has_weights(&graph.nodes[i].kind)).collect();
     let (Some(&first), Some(&last)) = (weighted.first(), weighted.last()) else {
         return Err(Error::network(&graph.name, "has no convolution or linear layer to quantize"));
     };
+    let named = |node: &Node| spec.layer_bits.get(&node.name).copied();
     let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
@@ -60,24 +80,23 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         | NodeKind::Conv2dDepthwise { quant, .. }
         | NodeKind::Linear { quant, .. } = &mut kind
         {
-            let own = if id == first {
+            let end = if id == first {
                 spec.first_bits
             } else if id == last {
                 spec.last_bits
             } else {
                 None
             };
-            *quant = Some(WeightQuant { bits: own.unwrap_or(spec.wbits) });
+            *quant = Some(WeightQuant { bits: named(node).or(end).unwrap_or(spec.wbits) });
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();
-        let relu =
-            matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)));
         let mut new = out.push(node.name.clone(), kind.clone(), &inputs);
         let image = match &kind {
             NodeKind::Input { index } => matches!(graph.inputs[*index], InputKind::Real(_)),
             _ => false,
         };
-        if let Some(bits) = if image { spec.input_bits } else { relu.then_some(spec.abits) } {
+        let activation = || is_relu(&kind).then(|| named(node).unwrap_or(spec.abits));
+        if let Some(bits) = if image { spec.input_bits } else { activation() } {
             new = out.push(format!("{}.quant", node.name), NodeKind::FakeQuant { bits }, &[new]);
         }
         moved.push(new);
