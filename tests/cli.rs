@@ -173,7 +173,7 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
     let set = cifar(&f, "test.bin", 40);
     for method in ["gdfq", "best"] {
         let mut args = vec!["quantize", "--model", &model, "--eval", &set, "--method", method, "--json"];
-        args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method]);
+        args.extend(["--batch", "16", "--iters", "3", "--set", "warmup=2", "--out", method, "--checkpoint-every", "2"]);
         if method == "best" {
             args.extend(["--set", "images.count=16", "--set", "images.iters=2", "--set", "ranges.batches=1"]);
             args.extend(["--set", "reconstruction.iters=2", "--mean", "0.5,0.4,0.3", "--std", "0.25"]);
@@ -203,8 +203,18 @@ fn a_short_run_writes_a_checkpoint_that_evaluates_as_reported() {
         let images = usize::from(method == "best");
         assert_eq!(doc["quantizers"].as_array().map(Vec::len), Some(20 + 19 + images));
         deploys(&f, method, &set, &summary);
+        goes_on(&f, method);
         refuses(&f, &["quantize", "--model", &quantized, "--out", "again"], &["already quantized"]);
     }
+}
+
+/// From a checkpoint at the very end of warm-up, with everything that was logged behind it: each line is there once.
+fn goes_on(f: &TempDir, run: &str) {
+    let log = || std::fs::read_to_string(f.path().join(run).join("metrics.jsonl")).unwrap();
+    let before = log();
+    assert_eq!(before.matches("\"calibrated\"").count(), 1);
+    json(f, &["quantize", "--resume", run, "--json"]);
+    assert!(log() == before, "{run}: {before} became {}", log());
 }
 
 /// The integer network of a run: evaluates as the student does, and is what `export` makes of the student.

@@ -295,7 +295,7 @@ fn logs_continue_where_a_run_stopped() {
     drop(log);
     let mut torn = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
     torn.write_all(b"{\"step\":5,\"lo").unwrap();
-    let mut log = MetricsLog::resume(&path, 3).unwrap();
+    let mut log = MetricsLog::resume(&path, 2, true).unwrap();
     log.write(&Line { step: 3, loss: 1.0 }).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 4);

@@ -109,7 +109,7 @@ impl<'a> Job<'a> {
         let metrics = folder.join("metrics.jsonl");
         let log = if resume {
             run.resume(folder)?;
-            MetricsLog::resume(&metrics, run.it + 1)?
+            MetricsLog::resume(&metrics, run.it, run.calibrated())?
         } else {
             prepare(folder)?;
             replace_file(folder.join("config.toml"), config.to_toml()?.as_bytes())?;

@@ -23,9 +23,10 @@ impl MetricsLog {
         Ok(Self { path, file })
     }
 
-    /// Continues a file, keeping the lines whose number `step` is below `step`: those that the resumed run will not
-    /// write again. A last line cut off by a crash is dropped.
-    pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self> {
+    /// Continues a file, without the lines that the resumed run writes again: those whose number `step` is above `step` and,
+    /// unless it is `calibrated`, evaluations (with a `phase`) and what comes between two steps (without `step`: images, blocks). A
+    /// last line cut off by a crash is dropped.
+    pub fn resume(path: impl AsRef<Path>, step: u64, calibrated: bool) -> Result<Self> {
         let path = path.as_ref();
         let old = match std::fs::read_to_string(path) {
             Ok(s) => s,
@@ -35,7 +36,9 @@ impl MetricsLog {
         let mut kept = String::new();
         for line in old.lines() {
             let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-            if value.get("step").and_then(serde_json::Value::as_u64).is_none_or(|s| s < step) {
+            let at = value.get("step").and_then(serde_json::Value::as_u64);
+            let evaluation = value.get("phase").is_some();
+            if at.map_or(calibrated, |at| at <= step && (calibrated || !evaluation)) {
                 kept.push_str(line);
                 kept.push('\n');
             }

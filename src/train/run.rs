@@ -277,6 +277,11 @@ impl QuantizeRun {
         checkpoint::save(self, folder)
     }
 
+    /// Whether warm-up is over and its students were evaluated.
+    pub fn calibrated(&self) -> bool {
+        self.progress.ptq.is_some()
+    }
+
     /// Restores the state of `folder`'s checkpoint into a fresh run of the same recipe and teacher.
     pub fn resume(&mut self, folder: &Path) -> Result<()> {
         if let Some(queue) = &mut self.queue {
