@@ -1,22 +1,19 @@
-//! Layers whose sums meet too many edges for any room between them, most of all sums with a residual of 8-bit codes: written
-//! step by step, each one an f32 operation of the engine. Codes less zero point are integers in f32, whose sums a runtime adds
+//! Layers whose sums meet too many edges for a shift or an integer bias between them, most of all sums with a residual of 8-bit codes:
+//! written step by step, each one an f32 operation of the engine. Codes less zero point are integers in f32, whose sums a runtime adds
 //! exactly in any order, as long as they stay below 2^24.
 
 use super::super::network::{Kind, Layer, Quantizer};
-use super::{Export, Form, operation};
+use super::{Export, operation};
 use crate::Result;
 
 impl Export<'_> {
-    /// The node whose codes layer `id` reads, if the layer goes from codes to codes and has no room for a runtime's rounding.
+    /// The node whose codes layer `id` reads, if the layer goes from codes to codes.
     pub(super) fn level(&self, id: usize, layer: &Layer) -> Option<usize> {
         let node = &self.network.nodes[id];
         let input = node.inputs[0];
-        let one_operation = self.form == Form::Int8 && !layer.then.residual;
-        let whole = matches!(node.kind, Kind::Conv { .. } | Kind::Linear { .. });
-        // Sums of wide codes go beyond what f32 adds exactly as long as the codes carry their scales.
-        let wide = |q: &Quantizer| self.form == Form::Qdq && q.bits > 5;
-        let crowded = layer.then.quantizer.is_some_and(|q| wide(&q) || self.rests(id, layer).is_none());
-        (whole && crowded && !one_operation && self.codes[input].is_some()).then_some(input)
+        // The engine's sums of depthwise layers are f32.
+        let exact = matches!(node.kind, Kind::Conv { .. } | Kind::Linear { .. });
+        (exact && layer.then.quantizer.is_some() && self.codes[input].is_some()).then_some(input)
     }
 
     /// The integers of quantized node `id`, in f32.

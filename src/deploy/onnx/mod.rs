@@ -182,16 +182,18 @@ impl<'a> Export<'a> {
         let node = &network.nodes[id];
         let layer = node.kind.layer().expect("called for layers");
         let name = |part: &str| format!("{}/{part}", node.name);
-        if let Some(level) = self.level(id, layer) {
-            return self.step_by_step(id, layer, level, inputs);
-        }
         let fold = self.form == Form::Int8;
         let k = layer.weight.shape[0];
         let (scale, shift) = behind(layer);
         let mut stored = self.stored(layer, fold.then_some(&scale[..]));
-        let mut shift = self.centred(id, layer, [&scale, &shift]);
+        let centred = self.centred(id, layer, [&scale, &shift]);
+        let mut agrees = centred.is_some();
+        let mut shift = centred.unwrap_or(shift);
         if let (true, Some(stored)) = (fold, &mut stored) {
-            self.round_as_the_engine(id, layer, &scale, stored, &mut shift);
+            agrees = self.round_as_the_engine(id, layer, &scale, stored, &mut shift).unwrap_or(agrees);
+        }
+        if let (false, Some(read)) = (agrees, self.level(id, layer)) {
+            return self.step_by_step(id, layer, read, inputs);
         }
         let weight = self.weight(id, layer, stored)?;
         let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));

@@ -13,19 +13,19 @@ use crate::quant::Affine;
 
 /// Biases that are tried on each side of the nearest one.
 const TRIED: i64 = 24;
+/// By how many roundings of the largest value on its way a runtime's f32 sum may be off.
+const ROUNDINGS: f64 = 4.0;
 
 impl Export<'_> {
-    /// The shifts of a layer, [`centred`] where what follows it is codes of few bits.
-    pub(super) fn centred(&self, id: usize, layer: &Layer, [scale, shift]: [&[f32]; 2]) -> Vec<f32> {
-        match self.rests(id, layer) {
-            Some(([x, y], rests)) => centred(layer, [&x, &y], &rests, [scale, shift]),
-            None => shift.to_vec(),
-        }
+    /// The shifts of a layer from codes to codes, [`centred`]; `None` where there is no room for f32 to round.
+    pub(super) fn centred(&self, id: usize, layer: &Layer, [scale, shift]: [&[f32]; 2]) -> Option<Vec<f32>> {
+        let ([x, y], rests) = self.rests(id, layer)?;
+        centred(layer, [&x, &y], &rests, [scale, shift])
     }
 
     /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
     /// `None` where they are not few.
-    pub(super) fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
+    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
         let inputs = &self.network.nodes[id].inputs;
         let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
         let values = |q: &Quantizer| -> Vec<f32> {
@@ -44,12 +44,12 @@ impl Export<'_> {
                 }
             }
         };
-        // 5 bits beside 5 bits; beyond, the room is smaller than what f32 rounds.
+        // 5 bits beside 5 bits; there is no room beyond.
         (rests.len() << quantizers[1].bits <= 1 << 11).then_some((quantizers, rests))
     }
 
     /// Where a layer goes from codes to codes, one integer operation for runtimes: steps and biases with which it rounds as the
-    /// engine does.
+    /// engine does. Whether there are such for all channels; `None` if the layer is not one integer operation.
     pub(super) fn round_as_the_engine(
         &self,
         id: usize,
@@ -57,14 +57,16 @@ impl Export<'_> {
         scale: &[f32],
         stored: &mut Stored,
         shift: &mut [f32],
-    ) {
-        let Some(([x_step, _], found)) = self.roundings(id, layer, scale, stored, shift) else { return };
+    ) -> Option<bool> {
+        let ([x_step, _], found) = self.roundings(id, layer, scale, stored, shift)?;
+        let all = found.iter().all(Option::is_some);
         for (k, found) in found.into_iter().enumerate() {
             if let Some((bias, step)) = found {
                 stored.step[k] = step;
                 shift[k] = (bias as f64 * f64::from(x_step) * f64::from(step)) as f32;
             }
         }
+        Some(all)
     }
 
     /// Steps of a layer's input and output, and bias and step of each channel if there are such ([`exact`]); `None` if the layer
@@ -182,20 +184,28 @@ fn exact(
 }
 
 /// The shifts of `layer` (codes of `x` to codes of `y`, values `unit sum scale + shift + rest`, `rest` one of `rests`; a single 0
-/// without a residual), each in the middle of the room in which all codes are the engine's; as they were where there is none.
-pub(super) fn centred(layer: &Layer, [x, y]: [&Quantizer; 2], rests: &[f32], [scale, shift]: [&[f32]; 2]) -> Vec<f32> {
+/// without a residual), each in the middle of the room in which all codes are the engine's; `None` if that of any channel is
+/// smaller than what a runtime's f32 sums may be off by.
+fn centred(layer: &Layer, [x, y]: [&Quantizer; 2], rests: &[f32], [scale, shift]: [&[f32]; 2]) -> Option<Vec<f32>> {
     let engine = Rounding::new(layer, x, y);
     let half = 1i64 << (y.bits - 1);
     let per_sum: Vec<f64> =
         engine.ranges.w.iter().zip(scale).map(|(w, s)| f64::from(engine.ranges.unit(w)) * f64::from(*s)).collect();
     let turned: Vec<bool> = per_sum.iter().map(|u| *u < 0.0).collect();
     let mut room = vec![(f64::NEG_INFINITY, f64::INFINITY); shift.len()];
+    // The largest value that a sum may have at an edge, or its parts on the way there if they grow as a random walk.
+    let row = (layer.weight.codes.len() / shift.len()) as f64;
+    let mut largest: Vec<f64> =
+        per_sum.iter().zip(&engine.reach).map(|(u, reach)| u.abs() * *reach as f64 / row.sqrt()).collect();
     for rest in rests {
         for (level, begins) in engine.begins(&turned, *rest).iter().enumerate() {
             let edge =
                 ((level as i64 + 1 - half + i64::from(y.zero)) as f64 - 0.5) / f64::from(y.scale) - f64::from(*rest);
             for (k, (low, high)) in room.iter_mut().enumerate() {
                 let (u, reach) = (per_sum[k].abs(), engine.reach[k]);
+                if (-reach..=reach).contains(&begins[k]) {
+                    largest[k] = largest[k].max(edge.abs() + f64::from(rest.abs()));
+                }
                 if begins[k] <= reach {
                     *low = low.max(edge - u * begins[k] as f64);
                 }
@@ -205,11 +215,18 @@ pub(super) fn centred(layer: &Layer, [x, y]: [&Quantizer; 2], rests: &[f32], [sc
             }
         }
     }
-    let middle = |((low, high), shift): ((f64, f64), &f32)| {
-        let some = low.is_finite() && high.is_finite() && low < high;
-        if some { (0.5 * (low + high)) as f32 } else { *shift }
+    let middle = |(((low, high), largest), shift): (((f64, f64), f64), &f32)| {
+        let shift = f64::from(*shift);
+        let off = ROUNDINGS * f64::from(f32::EPSILON) * (largest + shift.abs());
+        let middle = match (low.is_finite(), high.is_finite()) {
+            (true, true) => 0.5 * (low + high),
+            (true, false) => shift.max(low + off),
+            (false, true) => shift.min(high - off),
+            (false, false) => shift,
+        };
+        (low + off <= middle && middle <= high - off).then_some(middle as f32)
     };
-    room.into_iter().zip(shift).map(middle).collect()
+    room.into_iter().zip(largest).zip(shift).map(middle).collect()
 }
 
 /// The engine's codes of sums.
