@@ -9,16 +9,8 @@
 // order     taps ascending; pixels of a lane, lanes, parts
 // tried     -
 // measured  not yet measured on a GPU
-#include "include/device.cuh"
+#include "include/depthwise_shape.cuh"
 #include "include/vec.cuh"
-
-// Mirrors Sizes of src/ops/conv2d_depthwise/gpu.rs.
-struct DepthwiseShape {
-    int n, h, w, c;  // x
-    int r, s;        // filter
-    int p, q;        // y
-    int stride, pad, dilation;
-};
 
 template <int V>
 struct Channels {

@@ -10,7 +10,7 @@ use ghostbit::graph::passes::{QuantizeSpec, tune_bn};
 use ghostbit::graph::{Forward, Network, NodeKind, Taps};
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::tensor::Tensor;
-use networks::{calibrated, images, two_layers, with_downsampling};
+use networks::{calibrated, images, two_layers, with_depthwise, with_downsampling};
 
 fn fake_quantized(network: &mut Network, x: &Tensor) -> Vec<u32> {
     let mut tape = Tape::inference(&Device::cpu());
@@ -42,7 +42,7 @@ fn compare(what: &str, network: &mut Network, x: &Tensor) {
 fn all_widths_of_small_networks() {
     for w in 2..=8 {
         for a in 2..=8 {
-            for graph in [with_downsampling(), two_layers()] {
+            for graph in [with_downsampling(), with_depthwise(), two_layers()] {
                 let what = format!("{} W{w}A{a}", graph.name);
                 let x = images(5, &graph, 7);
                 compare(&what, &mut calibrated(&graph, QuantizeSpec::new(w, a), 1), &x);
@@ -57,6 +57,7 @@ fn kernels_compute_the_fake_quantized_network() {
     let Ok(gpu) = Device::emulator() else { return };
     for (graph, widths) in [
         (with_downsampling(), &[(2, 2), (3, 5), (4, 4), (5, 3), (8, 8)][..]),
+        (with_depthwise(), &[(2, 4), (4, 4), (8, 8)]),
         (two_layers(), &[(4, 4), (8, 8)]),
         (cifar_resnet(1, 10), &[(4, 4), (4, 8)]),
     ] {

@@ -9,7 +9,7 @@ use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx, settle};
 use ghostbit::graph::passes::QuantizeSpec;
 use ghostbit::graph::{Forward, Graph, Network, Taps};
 use ghostbit::models::resnet::cifar_resnet;
-use networks::{calibrated, images, two_layers, with_downsampling};
+use networks::{calibrated, images, two_layers, with_depthwise, with_downsampling};
 use std::path::Path;
 use std::process::Command;
 
@@ -67,6 +67,8 @@ fn onnx_runtime_computes_what_the_engine_does() {
         for bits in 2..=8 {
             write(folder.path(), &with_downsampling(), QuantizeSpec::new(bits, bits), form, 50);
             write(folder.path(), &two_layers(), QuantizeSpec::new(bits, 10 - bits), form, 50);
+            let images = QuantizeSpec { input_bits: Some(8), ..QuantizeSpec::new(bits, bits) };
+            write(folder.path(), &with_depthwise(), images, form, 50);
         }
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx_check.py");

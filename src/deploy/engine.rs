@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::ops::activation::{Activation, activation};
 use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
+use crate::ops::conv2d_depthwise_int::Filter;
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
 use crate::ops::{concat, linear, pool, shortcut};
 use crate::tensor::{DType, Shape, Tensor};
@@ -38,6 +39,13 @@ enum Prepared {
         params: Conv2dParams,
         finish: Finish,
     },
+    /// Of codes, sums in integers; the bias is added to their values.
+    Depthwise {
+        filter: Filter,
+        bias: Option<Tensor>,
+        params: Conv2dParams,
+        finish: Finish,
+    },
     /// Value by value.
     Finish(Finish),
 }
@@ -64,10 +72,10 @@ impl Engine {
                         Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
                     Prepared::layer(device, layer, x, params)?
                 }
-                (Kind::Depthwise { layer, stride, pad, dilation }, Some(_)) => {
+                (Kind::Depthwise { layer, stride, pad, dilation }, Some(x)) => {
                     let params =
                         Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
-                    Prepared::float(device, layer, params)?
+                    Prepared::depthwise(device, layer, x, params)?
                 }
                 (Kind::Linear { layer }, Some(x)) => Prepared::layer(device, layer, x, Conv2dParams::default())?,
                 (Kind::Quantize(q), _) => finish(Steps { to: Some(q.affine()), ..Steps::default() })?,
@@ -146,6 +154,11 @@ impl Engine {
                     let residual = if layer.then.residual { Some(arg(1)) } else { None };
                     match prepared {
                         Prepared::Layer(prepared) => in_integers(prepared, arg(0).tensor(), residual, shape)?,
+                        Prepared::Depthwise { filter, bias, params, finish } => {
+                            let &[c, r, s, one] = &layer.weight.shape[..] else { unreachable!("checked") };
+                            let sums = filter.fprop(arg(0).tensor(), [c, r, s, one], bias.as_ref(), *params)?;
+                            finish.run(&Branch::Real(sums), residual)?
+                        }
                         Prepared::Float { weight, bias, params, finish } => {
                             let x = Var::constant(real(arg(0))?);
                             let (w, bias) = (Var::constant(weight.clone()), bias.clone().map(Var::constant));
@@ -239,6 +252,16 @@ impl Prepared {
         let x = Shape::from(pixels(&[&[1], &x.shape[..]].concat()));
         let g = Geometry::new("layer", x, Shape::from(pixels(&w.shape)), params)?;
         Ok(Self::Layer(IntegerLayer::new(device, &w.codes, w.bits, layer.ranges(codes), g, Self::steps(layer, true))?))
+    }
+
+    /// A depthwise layer on inputs of kind `x`.
+    fn depthwise(device: &Device, layer: &Layer, x: &Value, params: Conv2dParams) -> Result<Self> {
+        let Some(codes) = &x.codes else { return Self::float(device, layer, params) };
+        let w = &layer.weight;
+        let filter = Filter::new(device, &w.codes, &layer.ranges(codes))?;
+        let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(&Device::cpu(), [b.len()], b)?.to_device(device));
+        let finish = Finish::new(device, w.shape[0], Self::steps(layer, false))?;
+        Ok(Self::Depthwise { filter, bias: bias.transpose()?, params, finish })
     }
 
     /// A layer on values.

@@ -50,7 +50,7 @@ pub enum Kind {
         pad: usize,
         dilation: usize,
     },
-    /// One filter per channel, weight `c r s 1`: the values of its codes, f32 sums that begin with the bias, of values.
+    /// One filter per channel, weight `c r s 1`, likewise.
     Depthwise {
         layer: Layer,
         stride: usize,

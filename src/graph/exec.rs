@@ -13,6 +13,7 @@ use crate::ops::channel_stats::channel_stats;
 use crate::ops::conv_bn_tune::{TuneNorm, conv_bn_tune, conv_bn_tune_in_turn};
 use crate::ops::conv2d::{conv2d, upsample_conv2d_in};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
+use crate::ops::conv2d_depthwise_int::conv2d_depthwise_int;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
 use crate::ops::fake_quant::{Codes, dequantize, fake_quant_codes};
 use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
@@ -207,9 +208,12 @@ impl Network {
                 }
             }
             NodeKind::Conv2dDepthwise { weight, bias: b, params, quant } => {
-                let w = self.weight(tape, weight, *quant, false, how)?.0;
+                let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;
                 let b = bias(tape, b)?;
-                conv2d_depthwise(tape, &x[0], &w, b.as_ref(), *params)
+                match (xq, &wq) {
+                    (Some(xq), Some(wq)) => conv2d_depthwise_int(tape, [&x[0], &w], [xq, wq], b.as_ref(), *params),
+                    _ => conv2d_depthwise(tape, &x[0], &w, b.as_ref(), *params),
+                }
             }
             NodeKind::UpsampleConv2d { weight, bias: b, math } => {
                 let w = self.var(&self.params, tape, weight, how)?;

@@ -304,6 +304,7 @@ impl Graph {
             let quantized = matches!(
                 n.kind,
                 NodeKind::Conv2d { quant: Some(_), .. }
+                    | NodeKind::Conv2dDepthwise { quant: Some(_), .. }
                     | NodeKind::ConvBn { quant: Some(_), .. }
                     | NodeKind::Linear { quant: Some(_), .. }
             );

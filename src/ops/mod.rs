@@ -30,6 +30,7 @@ registry! {
     concat,
     conv2d,
     conv2d_depthwise,
+    conv2d_depthwise_int,
     conv2d_int,
     conv_block,
     conv_bn_tune,

@@ -83,6 +83,28 @@ pub fn with_downsampling() -> Graph {
     g
 }
 
+/// An inverted bottleneck of MobileNet: 1x1, depthwise with stride, 1x1 without ReLU behind it.
+pub fn with_depthwise() -> Graph {
+    let relu = NodeKind::Activation(Activation::Relu);
+    let p = Conv2dParams::new;
+    let mut g = Graph::new("with_depthwise", 4);
+    let x = g.input("images", InputKind::Real(vec![9, 8, 3]));
+    let mut x = conv(&mut g, x, "stem", [12, 3, 3], p(1, 1), false);
+    for (name, stride) in [("first", 1), ("second", 2)] {
+        x = batch_norm(&mut g, x, &format!("{name}.before"), 12, 1e-5, true);
+        x = g.push(format!("{name}.relu1"), relu.clone(), &[x]);
+        let weight = g.param(format!("{name}.weight"), &[12, 3, 3, 1], Init::Normal { std: 0.3 });
+        let kind = NodeKind::Conv2dDepthwise { weight, bias: None, params: p(stride, 1), quant: None };
+        x = g.push(name, kind, &[x]);
+        x = batch_norm(&mut g, x, &format!("{name}.bn"), 12, 1e-5, true);
+        x = g.push(format!("{name}.relu2"), relu.clone(), &[x]);
+        x = conv(&mut g, x, &format!("{name}.project"), [12, 1, 12], p(1, 0), false);
+    }
+    let x = g.push("pool", NodeKind::GlobalAvgPool, &[x]);
+    linear(&mut g, x, "classifier", 4, 12);
+    g
+}
+
 /// Fully connected layers: the second one takes codes.
 pub fn two_layers() -> Graph {
     let mut g = Graph::new("two_layers", 3);

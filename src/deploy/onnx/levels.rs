@@ -11,9 +11,7 @@ impl Export<'_> {
     pub(super) fn level(&self, id: usize, layer: &Layer) -> Option<usize> {
         let node = &self.network.nodes[id];
         let input = node.inputs[0];
-        // The engine's sums of depthwise layers are f32.
-        let exact = matches!(node.kind, Kind::Conv { .. } | Kind::Linear { .. });
-        (exact && layer.then.quantizer.is_some() && self.codes[input].is_some()).then_some(input)
+        (layer.then.quantizer.is_some() && self.codes[input].is_some()).then_some(input)
     }
 
     /// The integers of quantized node `id`, in f32.

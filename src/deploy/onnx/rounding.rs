@@ -82,10 +82,6 @@ impl Export<'_> {
     ) -> Option<([f32; 2], Vec<Option<(i64, f32)>>)> {
         let input = self.values[self.network.nodes[id].inputs[0]].codes;
         let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return None };
-        // The engine's sums of depthwise layers are f32.
-        if let Kind::Depthwise { .. } = self.network.nodes[id].kind {
-            return None;
-        }
         let x_finer = self.finer(&x);
         let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
         let channels: Vec<Channel> = (0..scale.len())

@@ -21,7 +21,7 @@ const LEAST_ROOM: i32 = 12;
 
 /// Moves the batch norm of `network` (quantized) where its integer layers, written with integer biases ([`Form::Int8`]), would
 /// not give the codes that it gives itself; the number of channels that moved. Layers without batch norm of gamma and beta,
-/// with a residual, or depthwise, stay, as does a network that cannot be lowered. Waits for the device.
+/// or with a residual stay, as does a network that cannot be lowered. Waits for the device.
 ///
 /// Errors of the device only.
 pub fn settle(network: &mut Network) -> Result<usize> {
@@ -75,7 +75,7 @@ fn moves(network: &Network, most: f64) -> Vec<Move> {
     let plan = Chains::of(graph);
     let mut all = Vec::new();
     for (id, node) in lowered.nodes.iter().enumerate() {
-        let Kind::Conv { layer, .. } = &node.kind else { continue };
+        let (Kind::Conv { layer, .. } | Kind::Depthwise { layer, .. }) = &node.kind else { continue };
         let Some(head) = graph.nodes.iter().position(|n| n.name == node.name) else { continue };
         let named = std::iter::once(&head).chain(plan.behind(head)).find_map(|&n| match &graph.nodes[n].kind {
             NodeKind::BatchNorm { gamma, beta, .. } | NodeKind::ConvBn { gamma, beta, .. } => {

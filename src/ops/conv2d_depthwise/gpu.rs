@@ -18,7 +18,7 @@ const PART_PIXELS: usize = 256;
 /// `DepthwiseShape` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Sizes {
+pub(crate) struct Sizes {
     x: [i32; 4],
     r: i32,
     s: i32,
@@ -31,7 +31,7 @@ struct Sizes {
 
 impl Sizes {
     /// Errors if a tensor is too large for 32-bit offsets.
-    fn new(g: &Geometry) -> Result<Self> {
+    pub(crate) fn new(g: &Geometry) -> Result<Self> {
         let reach = (g.r.max(g.s) + STRIP) * g.dilation + g.pad;
         let sizes = [g.n * (g.h + reach) * (g.w + reach) * g.c, g.n * (g.p + reach) * (g.q + reach) * g.c];
         crate::ensure_op!(

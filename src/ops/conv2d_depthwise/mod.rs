@@ -13,6 +13,7 @@ mod cpu;
 mod gpu;
 
 pub use cases::cases;
+pub(crate) use gpu::Sizes;
 
 use super::conv2d::{Conv2dParams, Geometry, bias_grad};
 use crate::Result;
@@ -43,16 +44,21 @@ pub fn conv2d_depthwise(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, p
     }
     let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.c])?;
     fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, &g)?;
+    Ok(record(tape, [x, w], bias, y, g))
+}
+
+/// `y` as the depthwise convolution of `x` and `w` with `bias`, whoever computed it.
+pub(crate) fn record(tape: &mut Tape, [x, w]: [&Var; 2], bias: Option<&Var>, y: Tensor, g: Geometry) -> Var {
     let saved = |value: &Var, other: &Var| other.needs_grad().then(|| value.value.clone());
     let op = DepthwiseOp { x: saved(x, w), w: saved(w, x), w_shape: w.shape(), g };
-    Ok(match bias {
+    match bias {
         Some(b) => tape.record_one(op, &[x, w, b], y),
         None => tape.record_one(op, &[x, w], y),
-    })
+    }
 }
 
 /// Sizes, with `k = c`.
-fn geometry(x: Shape, w: Shape, p: Conv2dParams) -> Result<Geometry> {
+pub(crate) fn geometry(x: Shape, w: Shape, p: Conv2dParams) -> Result<Geometry> {
     let [n, h, width, c] = x.nhwc(OP)?;
     crate::ensure_op!(
         w.len() == 4 && w[0] == c && w[3] == 1,

@@ -10,14 +10,15 @@ use crate::quant::Axis;
 use crate::tensor::Shape;
 
 /// Values and codes of `v = [x, lo, hi]`.
-fn coded(t: &mut Tape, v: &[Var], bits: u8, axis: Axis) -> Result<(Var, Codes)> {
+pub(crate) fn coded(t: &mut Tape, v: &[Var], bits: u8, axis: Axis) -> Result<(Var, Codes)> {
     let (x, lo, hi) = (&v[0], &v[1], &v[2]);
     let values = fake_quant_codes(&x.value, &lo.value, &hi.value, bits, axis)?;
     let codes = Codes { values, lo: lo.value.clone(), hi: hi.value.clone(), bits };
     Ok((fake_quant(t, x, lo, hi, FakeQuantSpec { bits, axis, ste: Ste::Identity })?, codes))
 }
 
-fn inputs(x: Shape, w: Shape, [xbits, wbits]: [u8; 2], bias: bool) -> Vec<Input> {
+/// Values whose codes are known, with their ranges: of `x` per tensor, of `w` per filter; a bias.
+pub(crate) fn coded_inputs(x: Shape, w: Shape, [xbits, wbits]: [u8; 2], bias: bool) -> Vec<Input> {
     let mut inputs = Vec::new();
     for (shape, bits, axis) in [(x, xbits, Axis::Tensor), (w, wbits, Axis::Outer)] {
         let [v, lo, hi] = values_of_codes(shape, bits, axis);
@@ -41,7 +42,7 @@ fn case(label: &str, x: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams, bits
     let name = format!("{label}_a{}w{}_x{}_w{}_s{}", bits[0], bits[1], Shape::from(x), Shape::from(w), p.stride);
     // Codes are bytes.
     let bytes = (g.n * g.h * g.w * g.c + g.k * g.r * g.s * g.c + 4 * g.n * g.p * g.q * g.k) as f64;
-    let case = Case::new(name, inputs(x.into(), w.into(), bits, bias), run).check(GradCheck::Defined);
+    let case = Case::new(name, coded_inputs(x.into(), w.into(), bits, bias), run).check(GradCheck::Defined);
     case.reduction(g.reduction()).cost(g.flops(), bytes)
 }
 
@@ -51,7 +52,7 @@ fn linear_case(n: usize, c: usize, k: usize, bits: [u8; 2]) -> Case {
         Ok(vec![linear_int(t, [&x, &w], [&xq, &wq], v.get(6))?])
     };
     let name = format!("linear_a{}w{}_{n}x{c}_{k}", bits[0], bits[1]);
-    let case = Case::new(name, inputs([n, c].into(), [k, c].into(), bits, true), run).check(GradCheck::Defined);
+    let case = Case::new(name, coded_inputs([n, c].into(), [k, c].into(), bits, true), run).check(GradCheck::Defined);
     case.reduction(c.max(k).max(n)).cost(2.0 * (n * c * k) as f64, (n * c + c * k + 4 * n * k) as f64)
 }
 

@@ -15,10 +15,20 @@ const ROOM: usize = 2176;
 /// `Quantizers` of `kernels/include/int_value.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Quantizers {
+pub(crate) struct Quantizers {
     ranges: [u64; 4],
     x_bits: i32,
     w_bits: i32,
+}
+
+impl Quantizers {
+    pub(crate) fn new(x: &Codes, w: &Codes) -> Self {
+        Self {
+            ranges: [&x.lo, &x.hi, &w.lo, &w.hi].map(Tensor::address),
+            x_bits: x.bits.into(),
+            w_bits: w.bits.into(),
+        }
+    }
 }
 
 /// Kernel names: column tiles of 16, 32 and 64; channels in fours; any.
@@ -41,11 +51,7 @@ pub(crate) fn convolve(
 ) -> Result<()> {
     let gpu = x.values.gpu().expect("a GPU tensor");
     let shape = KernelShape::new(g)?;
-    let q = Quantizers {
-        ranges: [&x.lo, &x.hi, &w.lo, &w.hi].map(Tensor::address),
-        x_bits: x.bits.into(),
-        w_bits: w.bits.into(),
-    };
+    let q = Quantizers::new(x, w);
     let aligned = |to: u64| [x, w].iter().all(|q| q.values.address().is_multiple_of(to));
     let (variant, cols) = match g.k {
         _ if !g.c.is_multiple_of(4) || !aligned(4) => (4, 32),

@@ -27,7 +27,8 @@ mod plain;
 mod plan;
 
 pub use cases::cases;
-pub(crate) use gpu::{Kernels, convolve};
+pub(crate) use cases::{coded, coded_inputs};
+pub(crate) use gpu::{Kernels, Quantizers, convolve};
 pub use super::fake_quant::Codes;
 pub use plan::Plan;
 
@@ -70,7 +71,7 @@ impl<T: RoundEven> Ranges<T> {
     }
 
     /// Whether a sum of `terms` products fits in 32 bits, whatever the codes.
-    fn fit_i32(&self, terms: usize) -> bool {
+    pub(crate) fn fit_i32(&self, terms: usize) -> bool {
         let reach = |a: &Affine<T>, zero: i64| (a.low.f64() as i64 + zero).abs().max((a.high.f64() as i64 + zero).abs());
         let x = reach(&self.x, self.x_zero);
         let w = self.w.iter().zip(&self.w_zero).map(|(a, z)| reach(a, *z)).max().unwrap_or(0);
