@@ -1,8 +1,8 @@
 // Filters scaled by batch normalization, and what their gradient becomes (src/ops/conv_bn_tune.rs). The convolutions
 // themselves: conv2d_*.cu.
 //
-// layout    w, dw [k, length]; vectors [k]
-// mapping   one block per output channel: 128 threads, for the gradient 1024 where it comes in parts. A channel's row of parts
+// layout    w, dw [k, length]; vectors [k]; layers to be scaled in a table by value
+// mapping   one block per output channel (scale: blockIdx.y is the layer): 128 threads, for the gradient 1024 where it comes in parts. A channel's row of parts
 //           is added up by the block that needs it, which saves the launch that would do nothing else
 // traffic   scale 8 bytes per weight; grad 8 + 4 per part
 // order     parts as conv2d_sum_f32 (conv2d_wgrad.cu); weights of a thread, butterfly, warps
@@ -12,16 +12,28 @@
 #include "include/reduce.cuh"
 #include "include/vec.cuh"
 
-// gamma, beta and bias may be null: 1, 0 and 0.
-KERNEL conv_bn_tune_scale_f32(const float* __restrict__ gamma, const float* __restrict__ beta,
-                              const float* __restrict__ bias, const float* __restrict__ mean,
-                              const float* __restrict__ var, const float* __restrict__ w, float* __restrict__ scaled,
-                              float* __restrict__ shift, int length, float eps) {
+// Mirrors Row of src/ops/conv_bn_tune/scale.rs: gamma, beta and bias may be null: 1, 0 and 0.
+struct TuneLayer {
+    const float *gamma, *beta, *bias, *mean, *var, *w;
+    float *scaled, *shift;
+    int k, length;
+    float eps;
+    int padding;
+};
+struct TuneLayers {
+    TuneLayer of[48];
+};
+
+KERNEL conv_bn_tune_scale_f32(TuneLayers layers) {
+    const TuneLayer& l = layers.of[blockIdx.y];
     int k = blockIdx.x;
-    float scale = 1.0f / sqrtf(var[k] + eps);
-    if (gamma) scale *= gamma[k];
-    for (int i = threadIdx.x; i < length; i += 128) scaled[k * length + i] = scale * w[k * length + i];
-    if (threadIdx.x == 0) shift[k] = (beta ? beta[k] : 0.0f) + scale * ((bias ? bias[k] : 0.0f) - mean[k]);
+    if (k >= l.k) return;
+    float scale = 1.0f / sqrtf(l.var[k] + l.eps);
+    if (l.gamma) scale *= l.gamma[k];
+    const float* w = l.w + (size_t)k * l.length;
+    float* scaled = l.scaled + (size_t)k * l.length;
+    for (int i = threadIdx.x; i < l.length; i += 128) scaled[i] = scale * w[i];
+    if (threadIdx.x == 0) l.shift[k] = (l.beta ? l.beta[k] : 0.0f) + scale * ((l.bias ? l.bias[k] : 0.0f) - l.mean[k]);
 }
 
 // Sizes and parts of the gradient, mirrored in src/ops/conv_bn_tune/rule.rs.

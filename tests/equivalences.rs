@@ -58,7 +58,7 @@ fn block(device: &Device, dtype: DType, fused: bool, b: Block) -> Vec<Vec<f64>> 
     let bias_in = b.bias.then_some(&bias);
     let mut run = || {
         if fused {
-            let norm = TuneNorm { gamma: gamma_in, beta: beta_in, mean: &mean, var: &var, eps: 1e-5 };
+            let norm = TuneNorm { gamma: gamma_in, beta: beta_in, mean: &mean, var: &var, eps: 1e-5, scaled: None };
             conv_bn_tune(&mut tape, &x, &used, bias_in, norm, b.p).unwrap()
         } else {
             let z = conv2d(&mut tape, &x, &used, bias_in, b.p).unwrap();
@@ -145,7 +145,7 @@ fn conv_bn_tune_saves_no_output() {
         let gamma = tape.leaf(init::full(&cpu, [16], 1.5).unwrap());
         let p = Conv2dParams::new(1, 1);
         let y = if fused {
-            let norm = TuneNorm { gamma: Some(&gamma), beta: None, mean: &mean, var: &var, eps: 1e-5 };
+            let norm = TuneNorm { gamma: Some(&gamma), beta: None, mean: &mean, var: &var, eps: 1e-5, scaled: None };
             conv_bn_tune(&mut tape, &x, &w, None, norm, p).unwrap()
         } else {
             let z = conv2d(&mut tape, &x, &w, None, p).unwrap();

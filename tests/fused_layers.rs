@@ -79,7 +79,14 @@ fn student(device: &Device, s: Student, together: bool) -> (Vec<f32>, Vec<f32>, 
 
     let before = calls();
     let (values, after) = if together {
-        let norm = TuneNorm { gamma: Some(&gamma), beta: Some(&beta), mean: &mean.value, var: &var.value, eps: 1e-5 };
+        let norm = TuneNorm {
+            gamma: Some(&gamma),
+            beta: Some(&beta),
+            mean: &mean.value,
+            var: &var.value,
+            eps: 1e-5,
+            scaled: None,
+        };
         let residual = match s.residual {
             Residual::None => None,
             Residual::Values => Some(Operand { var: &residual, codes: None }),
@@ -175,7 +182,7 @@ fn teacher(device: &Device, s: Teacher, together: bool) -> (Vec<f32>, [Vec<f32>;
     let mean = ramp(device, &[s.k], 4);
     let var: Vec<f32> = (0..s.k).map(|i| 0.4 + 0.3 * (i % 7) as f32).collect();
     let var = constant(device, &var).value;
-    let norm = TuneNorm { gamma: Some(&gamma), beta: Some(&beta), mean: &mean, var: &var, eps: 1e-5 };
+    let norm = TuneNorm { gamma: Some(&gamma), beta: Some(&beta), mean: &mean, var: &var, eps: 1e-5, scaled: None };
     let side = |len: usize| (len + 2 * s.p.pad - s.p.dilation * (s.r - 1) - 1) / s.p.stride + 1;
     let out = [s.x[0], side(s.x[1]), side(s.x[2]), s.k];
     let residual = t.leaf(ramp(device, &out, 7));
@@ -266,7 +273,7 @@ fn statistics_of_a_convolution_do_not_cancel() {
         let k = if c < 16 { 24 } else { c };
         let [x, w] = [vec![3, 19, 18, c], vec![k, 3, 3, c]].map(|s| Var::constant(ramp(&gpu, &s, s[0])));
         let [mean, one] = [vec![-30_000.0; k], vec![1.0; k]].map(|v: Vec<f32>| constant(&gpu, &v).value);
-        let norm = TuneNorm { gamma: None, beta: None, mean: &mean, var: &one, eps: 0.0 };
+        let norm = TuneNorm { gamma: None, beta: None, mean: &mean, var: &one, eps: 0.0, scaled: None };
         let after = After { residual: None, relu: false, stats: true };
         let tape = &mut Tape::inference(&gpu);
         let p = Conv2dParams::new(1, 1).math(math);

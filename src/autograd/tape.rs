@@ -94,6 +94,11 @@ impl Tape {
         &self.device
     }
 
+    /// Whether it records anything: not if made by [`Tape::inference`].
+    pub fn records(&self) -> bool {
+        self.enabled
+    }
+
     /// A value whose gradient is wanted; read it from [`Gradients`] after backward.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         let id = self.enabled.then(|| self.slot(None));

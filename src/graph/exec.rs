@@ -40,6 +40,7 @@ impl Network {
         let mut wanted = taps.nodes.clone();
         wanted.push(output);
         self.quantize_weights(how)?;
+        self.scale_filters(tape, how)?;
         let result = self.run(tape, values, &vec![true; graph.nodes.len()], &wanted, how, taps.bn_stats);
         self.forget_weights();
         let (mut found, bn_stats) = result?;
@@ -285,7 +286,8 @@ impl Network {
         }
         let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
         let (gamma, beta) = (of(gamma)?, of(beta)?);
-        let norm = || TuneNorm { gamma: gamma.as_ref(), beta: beta.as_ref(), mean: &m, var: &v, eps: *eps };
+        let (gamma, beta, scaled) = (gamma.as_ref(), beta.as_ref(), self.scaled.get(&id));
+        let norm = || TuneNorm { gamma, beta, mean: &m, var: &v, eps: *eps, scaled };
         // A student computes what its unfused and its deployed form compute, to the bit.
         let student = quant.is_some() && !how.float && !self.stand_ins.contains_key(weight);
         let y = if student {

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::ops::activation::Activation;
 use crate::ops::conv_block::{Operand, Then, conv_block};
-use crate::ops::conv_bn_tune::TuneNorm;
+use crate::ops::conv_bn_tune::{Layer, TuneNorm, scale};
 use crate::ops::conv_stats::{After, conv_stats};
 use crate::ops::fake_quant::Codes;
 
@@ -70,7 +70,8 @@ impl Network {
         let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
         let (bias, gamma, beta) = (of(bias)?, of(gamma)?, of(beta)?);
         let (mean, var) = (&self.buffers[mean], &self.buffers[var]);
-        let norm = TuneNorm { gamma: gamma.as_ref(), beta: beta.as_ref(), mean, var, eps: *eps };
+        let (gamma, beta, scaled) = (gamma.as_ref(), beta.as_ref(), self.scaled.get(&nodes[0]));
+        let norm = TuneNorm { gamma, beta, mean, var, eps: *eps, scaled };
 
         let (mut residual, mut relu) = (None, false);
         for pair in nodes.windows(2) {
@@ -96,5 +97,39 @@ impl Network {
         let (x, w) = (Operand { var: &x, codes: xq.as_ref() }, Operand { var: &w, codes: wq.as_ref() });
         let (y, codes) = conv_block(tape, [x, w], bias.as_ref(), norm, *params, then)?;
         Ok((y, Some(codes), None))
+    }
+
+    /// Scales the filters of all layers of convolution and batch norm at once, for a pass of kind `how` over the whole network
+    /// on a GPU, where they would cost a launch each: a float network's for the pass, a student's for its way back.
+    pub(super) fn scale_filters(&mut self, tape: &Tape, how: Forward) -> Result<()> {
+        if how.mode != Mode::Eval || self.device().is_cpu() {
+            return Ok(());
+        }
+        let constant = |name: &Option<String>| name.as_ref().map(|p| self.params.get(p).map(Var::constant)).transpose();
+        let mut layers = Vec::new();
+        for (id, node) in self.graph.nodes.iter().enumerate() {
+            let NodeKind::ConvBn { weight, bias, quant, gamma, beta, mean, var, eps, .. } = &node.kind else {
+                continue;
+            };
+            let w = match quant.filter(|_| !how.float) {
+                None => self.params.get(weight)?,
+                // Those of learned or stored ranges are quantized layer by layer.
+                Some(q) => match self.weights.of(weight, q.bits)? {
+                    Some((value, _)) if tape.records() => value,
+                    _ => continue,
+                },
+            };
+            let vectors = [constant(bias)?, constant(gamma)?, constant(beta)?];
+            layers.push((id, w, vectors, &self.buffers[mean], &self.buffers[var], *eps));
+        }
+        let mut all = Vec::with_capacity(layers.len());
+        for (_, w, [bias, gamma, beta], mean, var, eps) in &layers {
+            let (gamma, beta) = (gamma.as_ref(), beta.as_ref());
+            let norm = TuneNorm { gamma, beta, mean, var, eps: *eps, scaled: None };
+            all.push(Layer { w, bias: bias.as_ref().map(|b| &b.value), norm });
+        }
+        let made = scale(&all)?;
+        self.scaled = layers.iter().map(|l| l.0).zip(made).collect();
+        Ok(())
     }
 }

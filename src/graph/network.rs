@@ -5,6 +5,7 @@ use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
 use crate::Result;
 use crate::autograd::Var;
 use crate::device::Device;
+use crate::ops::conv_bn_tune::Scaled;
 use crate::ops::fake_quant::Axis;
 use crate::ops::observe::{self, EmaForm, EmaState};
 use crate::tensor::{Shape, Tensor, init};
@@ -26,6 +27,8 @@ pub struct Network {
     pub(super) stand_ins: BTreeMap<String, Var>,
     /// Where the quantized weights lie.
     pub(super) weights: QuantizedWeights,
+    /// Filters scaled for the pass under way, by layer.
+    pub(super) scaled: BTreeMap<NodeId, Scaled>,
 }
 
 /// A quantizer of a network: a weight (per output channel) or a fake-quant node (per tensor).
@@ -83,7 +86,16 @@ impl Network {
         }
         let ranges = ParamStore::new(device, &specs, seed)?;
         let weights = QuantizedWeights::new(&graph, &params)?;
-        Ok(Self { graph: Arc::new(graph), params, ranges, buffers, ema, stand_ins: BTreeMap::new(), weights })
+        Ok(Self {
+            graph: Arc::new(graph),
+            params,
+            ranges,
+            buffers,
+            ema,
+            stand_ins: BTreeMap::new(),
+            weights,
+            scaled: BTreeMap::new(),
+        })
     }
 
     pub fn device(&self) -> Device {
@@ -118,6 +130,7 @@ impl Network {
             ema: BTreeMap::new(),
             stand_ins: BTreeMap::new(),
             weights: QuantizedWeights::default(),
+            scaled: BTreeMap::new(),
         })
     }
 

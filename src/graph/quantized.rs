@@ -48,7 +48,7 @@ impl QuantizedWeights {
     }
 
     /// Value and codes of a weight, if all were quantized in this pass.
-    fn of(&self, name: &str, bits: u8) -> Result<Option<(Tensor, Codes)>> {
+    pub fn of(&self, name: &str, bits: u8) -> Result<Option<(Tensor, Codes)>> {
         let (Some(now), Some((start, shape, row, own))) = (&self.now, self.places.get(name)) else { return Ok(None) };
         if *own != bits {
             return Ok(None);
@@ -71,8 +71,10 @@ impl Network {
         Ok(())
     }
 
+    /// What was made of the weights for a pass.
     pub(super) fn forget_weights(&mut self) {
         self.weights.now = None;
+        self.scaled.clear();
     }
 
     /// The value of the linear layer's weight `name` as a pass of kind `how` uses it, [classes c]: fake-quantized where it

@@ -30,7 +30,7 @@ impl Found {
     }
 
     pub fn behind(node: NodeId, (mean, var): (Var, Var), norm: TuneNorm) -> Self {
-        let TuneNorm { gamma, beta, mean: m, var: v, eps } = norm;
+        let TuneNorm { gamma, beta, mean: m, var: v, eps, .. } = norm;
         let (gamma, beta) = (gamma.cloned(), beta.cloned());
         let behind = Norm { gamma, beta, mean: m.clone(), var: v.clone(), eps };
         Self { node, stats: [mean, var], behind: Some(behind) }
@@ -38,7 +38,8 @@ impl Found {
 
     fn layer(&self) -> Option<Behind<'_>> {
         let n = self.behind.as_ref()?;
-        let norm = TuneNorm { gamma: n.gamma.as_ref(), beta: n.beta.as_ref(), mean: &n.mean, var: &n.var, eps: n.eps };
+        let (gamma, beta) = (n.gamma.as_ref(), n.beta.as_ref());
+        let norm = TuneNorm { gamma, beta, mean: &n.mean, var: &n.var, eps: n.eps, scaled: None };
         Some(Behind { stats: [&self.stats[0], &self.stats[1]], norm })
     }
 }

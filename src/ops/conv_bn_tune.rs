@@ -14,6 +14,7 @@
 //! quantized filters in it, as the unfused graph has, and the straight-through rule stays where it is.
 
 mod rule;
+mod scale;
 
 use super::case::{Case, Fill, Input};
 use super::batch_norm::Stored;
@@ -25,6 +26,7 @@ use crate::device::Launch;
 use crate::tensor::{Real, Shape, Tensor};
 use rayon::prelude::*;
 pub(in crate::ops) use rule::{ConvBnTuneOp, Kept};
+pub use scale::{Layer, Scaled, scale};
 
 const OP: &str = "conv_bn_tune";
 
@@ -40,6 +42,8 @@ pub struct TuneNorm<'a> {
     /// Stored variance, a constant of the gradient.
     pub var: &'a Tensor,
     pub eps: f32,
+    /// What [`scale`] made of the filter and these, if anything: else it is computed where it is needed.
+    pub scaled: Option<&'a Scaled>,
 }
 
 /// `batch_norm_eval(conv2d(x, w, bias, p), norm)`: `x[n h w c]`, `w[k r s c]`, `bias[k]` to `y[n p q k]`.
@@ -56,7 +60,7 @@ pub fn conv_bn_tune(
 ) -> Result<Var> {
     let (fold, g) = checked(x.shape(), w, bias, norm, p)?;
     same_kind(x, w)?;
-    let (scaled, shift) = fold.apply(&w.value)?;
+    let (scaled, shift) = fold.scaled(&w.value, norm)?.parts();
     let mut y = Tensor::empty_like(&x.value, [g.n, g.p, g.q, g.k])?;
     fprop(&x.value, &scaled, Some(&shift), &mut y, p)?;
     Ok(record(tape, [x, w], bias, norm, (fold, Some(scaled)), y, p))
@@ -85,7 +89,7 @@ pub fn conv_bn_tune_in_turn(
             stored.apply(&z)?
         }
     };
-    Ok(record(tape, [x, w], bias, norm, (fold, None), y, p))
+    Ok(record(tape, [x, w], bias, norm, (fold, norm.scaled.map(|s| s.filter.clone())), y, p))
 }
 
 pub(in crate::ops) fn same_kind(x: &Var, w: &Var) -> Result<()> {
@@ -107,8 +111,14 @@ pub(in crate::ops) fn checked(
     p: Conv2dParams,
 ) -> Result<(Fold, Geometry)> {
     let g = Geometry::new(OP, x, w.shape(), p)?;
+    Ok((checked_vectors(&w.value, bias.map(|v| &v.value), norm)?, g))
+}
+
+/// Errors unless bias and normalization fit the outputs of a filter `w[k ..]`.
+fn checked_vectors(w: &Tensor, bias: Option<&Tensor>, norm: TuneNorm) -> Result<Fold> {
+    let k = w.shape()[0];
     let values = [
-        ("bias", bias.map(|v| &v.value)),
+        ("bias", bias),
         ("gamma", norm.gamma.map(|v| &v.value)),
         ("beta", norm.beta.map(|v| &v.value)),
         ("mean", Some(norm.mean)),
@@ -116,17 +126,13 @@ pub(in crate::ops) fn checked(
     ];
     for (name, t) in values.iter().filter_map(|(name, t)| Some((name, (*t)?))) {
         crate::ensure_op!(
-            t.shape()[..] == [g.k] && t.dtype() == w.dtype() && t.device() == w.value.device(),
+            t.shape()[..] == [k] && t.dtype() == w.dtype() && t.device() == w.device(),
             OP,
-            "{name} is {t:?}, expected [{}] of the dtype and device of {:?}",
-            g.k,
-            w.value
+            "{name} is {t:?}, expected [{k}] of the dtype and device of {w:?}"
         );
     }
     let of = |i: usize| values[i].1.cloned();
-    let fold =
-        Fold { bias: of(0), gamma: of(1), beta: of(2), mean: norm.mean.clone(), var: norm.var.clone(), eps: norm.eps };
-    Ok((fold, g))
+    Ok(Fold { bias: of(0), gamma: of(1), beta: of(2), mean: norm.mean.clone(), var: norm.var.clone(), eps: norm.eps })
 }
 
 /// Records `y` as what [`conv_bn_tune`] computes.
@@ -161,23 +167,45 @@ pub(in crate::ops) struct Fold {
 }
 
 impl Fold {
+    /// `w' = s w` and the shift `b'`: those that `norm` holds, or made now.
+    pub fn scaled(&self, w: &Tensor, norm: TuneNorm) -> Result<Scaled> {
+        match norm.scaled {
+            Some(made) if made.filter.shape() == w.shape() => Ok(made.clone()),
+            Some(made) => {
+                let detail = format!("the scaled filter {:?} is none of {w:?}", made.filter);
+                Err(crate::Error::op(OP, detail))
+            }
+            None => self.apply(w),
+        }
+    }
+
+    /// What the kernel that makes `made` of `w` is told.
+    fn row(&self, w: &Tensor, made: &Scaled) -> scale::Row {
+        let address = |t: &Option<Tensor>| t.as_ref().map_or(0, Tensor::address);
+        let k = self.mean.len();
+        scale::Row {
+            vectors: [address(&self.gamma), address(&self.beta), address(&self.bias)],
+            stored: [self.mean.address(), self.var.address()],
+            w: w.address(),
+            scaled: made.filter.address(),
+            shift: made.shift.address(),
+            k: k as i32,
+            length: (w.len() / k) as i32,
+            eps: self.eps,
+            padding: 0,
+        }
+    }
+
     /// `w' = s w` and the shift `b'`.
-    pub fn apply(&self, w: &Tensor) -> Result<(Tensor, Tensor)> {
-        let mut scaled = Tensor::empty_like(w, w.shape())?;
-        let mut shift = Tensor::empty_like(w, [self.mean.len()])?;
-        let length = w.len() / self.mean.len();
+    pub fn apply(&self, w: &Tensor) -> Result<Scaled> {
+        let mut made = Scaled::empty(w, self.mean.len())?;
         if let Some(gpu) = w.gpu() {
-            self.launch("conv_bn_tune_scale_f32")
-                .ptr(w.address())
-                .ptr(scaled.address())
-                .ptr(shift.address())
-                .val(length as i32)
-                .val(self.eps)
-                .run(gpu)?;
+            scale::launch(&[self.row(w, &made)], gpu)?;
         } else {
+            let length = w.len() / self.mean.len();
             crate::for_real!(OP, w.dtype(), T => {
-                let rows = scaled.host_mut::<T>().par_chunks_mut(length).zip(w.host::<T>().par_chunks(length));
-                rows.zip(shift.host_mut::<T>()).enumerate().for_each(|(k, ((scaled, w), shift))| {
+                let rows = made.filter.host_mut::<T>().par_chunks_mut(length).zip(w.host::<T>().par_chunks(length));
+                rows.zip(made.shift.host_mut::<T>()).enumerate().for_each(|(k, ((scaled, w), shift))| {
                     let scale = self.scale::<T>(k);
                     scaled.iter_mut().zip(w).for_each(|(to, w)| *to = *w * scale);
                     *shift = at::<T>(&self.beta, k, 0.0) + scale * self.centred_bias::<T>(k);
@@ -185,10 +213,10 @@ impl Fold {
                 Ok(())
             })?;
         }
-        Ok((scaled, shift))
+        Ok(made)
     }
 
-    /// A launch with one block per output channel, and the arguments that both kernels begin with.
+    /// A launch with one block per output channel, and the arguments that it begins with.
     fn launch(&self, kernel: &'static str) -> Launch {
         let address = |t: &Option<Tensor>| t.as_ref().map_or(0, Tensor::address);
         Launch::new(kernel)
@@ -228,10 +256,17 @@ pub fn cases() -> Vec<Case> {
         let positive = Fill::Uniform { low: 0.3, high: 2.0 };
         let mut inputs = vec![Input::grad(x), Input::grad(w), Input::plain([k]), Input::plain([k]).fill(positive)];
         inputs.extend(vec![Input::grad([k]); 2 * usize::from(affine) + usize::from(bias)]);
+        let together = label.starts_with("together");
         let run = move |t: &mut Tape, v: &[Var]| {
             let (gamma, beta) = if affine { (v.get(4), v.get(5)) } else { (None, None) };
             let bias = v.get(if affine { 6 } else { 4 });
-            let norm = TuneNorm { gamma, beta, mean: &v[2].value, var: &v[3].value, eps: 1e-5 };
+            let [mean, var] = [2, 3].map(|i| &v[i].value);
+            let mut norm = TuneNorm { gamma, beta, mean, var, eps: 1e-5, scaled: None };
+            let layer = Layer { w: &v[1].value, bias: bias.map(|b| &b.value), norm };
+            // Beside another, without gamma, beta and bias.
+            let other = Layer { bias: None, norm: TuneNorm { gamma: None, beta: None, ..norm }, ..layer };
+            let made = if together { scale(&[other, layer])? } else { Vec::new() };
+            norm.scaled = made.get(1);
             Ok(vec![conv_bn_tune(t, &v[0], &v[1], bias, norm, p)?])
         };
         let name =
@@ -246,6 +281,7 @@ pub fn cases() -> Vec<Case> {
         case("primes", [2, 7, 5, 3], [5, 3], p(1, 1), true, true),
         case("no_bias", [2, 6, 5, 8], [12, 3], p(2, 1), true, false),
         case("no_affine", [2, 4, 5, 4], [7, 1], p(1, 0), false, true),
+        case("together", [2, 5, 4, 3], [6, 3], p(1, 1), true, true),
         case("long_filter", [1, 3, 4, 37], [3, 3], p(1, 1), true, false),
         case("resnet20_16", [64, 32, 32, 16], [16, 3], p(1, 1), true, false).bench(),
         case("resnet20_64", [64, 8, 8, 64], [64, 3], p(1, 1), true, false).bench(),

@@ -190,7 +190,7 @@ pub fn cases() -> Vec<Case> {
             // Two layers, so that both rows of a launch are seen.
             let run = move |t: &mut Tape, v: &[Var]| {
                 let (gamma, beta) = if affine { (Some(&v[6]), Some(&v[7])) } else { (None, None) };
-                let norm = TuneNorm { gamma, beta, mean: &v[4].value, var: &v[5].value, eps: 1e-5 };
+                let norm = TuneNorm { gamma, beta, mean: &v[4].value, var: &v[5].value, eps: 1e-5, scaled: None };
                 let plain = TuneNorm { gamma: None, beta: None, ..norm };
                 let layers = [Behind { stats: [&v[0], &v[1]], norm }, Behind { stats: [&v[2], &v[3]], norm: plain }];
                 let outputs = tune_stats(t, &layers)?;
@@ -201,7 +201,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     let many = |t: &mut Tape, v: &[Var]| {
-        let norm = TuneNorm { gamma: None, beta: None, mean: &v[2].value, var: &v[3].value, eps: 1e-5 };
+        let norm = TuneNorm { gamma: None, beta: None, mean: &v[2].value, var: &v[3].value, eps: 1e-5, scaled: None };
         let layers: Vec<Behind> = (0..LAYERS + 3).map(|_| Behind { stats: [&v[0], &v[1]], norm }).collect();
         Ok(tune_stats(t, &layers)?.into_iter().flat_map(|(mean, var)| [mean, var]).collect())
     };

@@ -162,7 +162,8 @@ pub fn conv_block(
         (_, Some(values)) => Keep::Learned { values, codes: found.clone(), ste: then.ste, relu: then.relu },
         _ => Keep::All,
     };
-    let layer = ConvBnTuneOp { x: kept, x_shape: shape, w: w.var.value.clone(), scaled: None, fold, p };
+    let scaled = norm.scaled.map(|_| fold.scaled(&w.var.value, norm)).transpose()?.map(|s| s.parts().0);
+    let layer = ConvBnTuneOp { x: kept, x_shape: shape, w: w.var.value.clone(), scaled, fold, p };
     let op = ConvBlockOp { layer, keep, row: g.q * g.k, k: g.k };
     Ok((tape.record_one(op, &inputs, made.codes), found))
 }

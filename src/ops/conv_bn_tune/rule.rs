@@ -72,7 +72,7 @@ impl ConvBnTuneOp {
         if cx.needs(0) {
             let scaled = match &self.scaled {
                 Some(scaled) => scaled.clone(),
-                None => self.fold.apply(&self.w)?.0,
+                None => self.fold.apply(&self.w)?.parts().0,
             };
             let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
             dgrad(dy, &scaled, &mut dx, mode, self.p)?;

@@ -59,7 +59,7 @@ pub fn conv_stats(
     let (gamma, beta, residual) = (norm.gamma, norm.beta, after.residual);
     let inputs = [x, w, gamma.unwrap_or(&none), beta.unwrap_or(&none), bias.unwrap_or(&none), residual.unwrap_or(&none)];
     let wanted = tape.wants(&inputs);
-    let (scaled, shift) = fold.apply(&w.value)?;
+    let (scaled, shift) = fold.scaled(&w.value, norm)?.parts();
 
     let mut made = Made { y: Tensor::empty_like(&x.value, out)?, u: None, mask: None, stats: None };
     // `y` is overwritten where nobody will ask for it.
