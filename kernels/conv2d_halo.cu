@@ -1,7 +1,8 @@
 // 3x3 convolutions of stride 1 and padding 1 with 16 or 32 channels on both sides (src/ops/conv2d), where the general
 // kernels would read every input nine times from L2: all three passes, TF32 and BF16.
 //
-// layout    x NHWC, w KRSC, y NPQK, all f32; 16-byte aligned
+// layout    x NHWC, w KRSC, y NPQK, all f32; 16-byte aligned; wgrad also takes x as 8-bit codes of one range (`codes`), and
+//           hands out the column sums of dy, the bias gradient
 // mapping   persistent blocks of 8 warps walk over tiles of 16 columns and 8 or 16 rows of one image. A tile with its border of
 //           one pixel is converted and stored to shared memory once; a tap is then an offset of the addresses that ldmatrix
 //           reads. fprop, dgrad: a warp owns one or two rows of 16 pixels and all columns k; the filter stays in shared
@@ -10,26 +11,30 @@
 // traffic   from DRAM 4 bytes * (x + y), x 1.27 times (8 rows: 1.41 times) through L2
 // pitch     shared rows of pixels are padded so that the eight rows of an ldmatrix, or the words of a fragment read one by
 //           one, fall into different banks
-// order     fprop, dgrad: taps, then channels, ascending. wgrad: tiles of the block, rows, pixels; then warps, then parts
+// order     fprop, dgrad: taps, then channels, ascending. wgrad: tiles of the block, rows, pixels; then warps, then parts;
+//           column sums: tiles, pixels of a thread, lanes, warps, parts
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/conv_halo.cuh"
 
-// One part of dw[k 3 3 c] per block, to dw + blockIdx.x * (its elements).
-template <ConvMath MATH, int C>
-DEV void halo_wgrad(const ConvShape& z, const float* x, const float* dy, float* dw, float beta, int tiles) {
+// One part of dw[k 3 3 c] per block, to dw + blockIdx.x * (its elements), and of dy's column sums, to columns + blockIdx.x * C.
+template <ConvMath MATH, int C, typename X>
+DEV void halo_wgrad(const ConvShape& z, const ConvInput<X>& x, const float* dy, float* dw, float* columns, float beta,
+                    int tiles) {
     constexpr int ROWS = 8, PITCH = Halo<MATH, C>::ALONG, WIDE = HALO_COLS + 2;
     constexpr int OWNERS = C / 16 * (C / 8), GROUPS = 8 / OWNERS;  // warps for one copy of dw, copies
     DYN_SMEM(uint32_t, words);
     uint32_t* grads = words + (ROWS + 2) * WIDE * PITCH;
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32;
     int first_k = warp % OWNERS / (C / 8) * 16, first_c = warp % (C / 8) * 8, group = warp / OWNERS;
-    float d[9][4] = {};
+    float d[9][4] = {}, total[4] = {};
+    ConvInput<float> gradient(dy, nullptr, nullptr, 0);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         HaloTile at(tile, ROWS, z);
         __syncthreads();
-        halo_load<MATH, C, PITCH, ROWS + 2, WIDE>(words, x, z, at.n, at.h - 1, at.w - 1);
-        halo_load<MATH, C, PITCH, ROWS, HALO_COLS>(grads, dy, z, at.n, at.h, at.w);
+        float unused[4] = {};
+        halo_load<MATH, C, PITCH, ROWS + 2, WIDE>(words, x, z, at.n, at.h - 1, at.w - 1, unused);
+        halo_load<MATH, C, PITCH, ROWS, HALO_COLS>(grads, gradient, z, at.n, at.h, at.w, total);
         __syncthreads();
         for (int row = group; row < ROWS; row += GROUPS) {
             if constexpr (MATH == BF16) {
@@ -59,6 +64,7 @@ DEV void halo_wgrad(const ConvShape& z, const float* x, const float* dy, float* 
             }
         }
     }
+    if (columns != nullptr) conv_column_sums<C / 4, 4>(total, columns + (size_t)blockIdx.x * C, C);
     // The copies of other warps, through shared memory, added in order.
     float* copies = reinterpret_cast<float*>(words);  // [copy][k][tap][c]
     constexpr int ELEMENTS = C * 9 * C;
@@ -102,9 +108,15 @@ DEV void halo_wgrad(const ConvShape& z, const float* x, const float* dy, float* 
         halo<MATH, C, MS, true>(z, dy, w, PlainOutput<HaloColumns<C>>(dx, bias, beta, C), tiles);                     \
     }                                                                                                                 \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_wgrad_##math##_halo##C(                                          \
-        ConvShape z, const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw, float beta,   \
+        ConvShape z, const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw,               \
+        float* __restrict__ columns, float beta, int tiles) {                                                         \
+        halo_wgrad<MATH, C, float>(z, ConvInput<float>(x, nullptr, nullptr, 0), dy, dw, columns, beta, tiles);        \
+    }                                                                                                                 \
+    KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_wgrad_codes_##math##_halo##C(                                    \
+        ConvShape z, const signed char* __restrict__ x, const float* __restrict__ lo, const float* __restrict__ hi,   \
+        const float* __restrict__ dy, float* __restrict__ dw, float* __restrict__ columns, int bits, float beta,      \
         int tiles) {                                                                                                  \
-        halo_wgrad<MATH, C>(z, x, dy, dw, beta, tiles);                                                               \
+        halo_wgrad<MATH, C, signed char>(z, ConvInput<signed char>(x, lo, hi, bits), dy, dw, columns, beta, tiles);   \
     }
 
 HALO(TF32, tf32, 16, 2)

@@ -25,15 +25,19 @@ struct HaloTile {
     }
 };
 
-// Pixels [h0, h0 + ROWS) x [w0, w0 + COLS) of image n to words[pixel * PITCH], zeros outside of the image.
-template <ConvMath MATH, int C, int PITCH, int ROWS, int COLS>
-DEV void halo_load(uint32_t* words, const float* __restrict__ x, const ConvShape& z, int n, int h0, int w0) {
+// Pixels [h0, h0 + ROWS) x [w0, w0 + COLS) of image n to words[pixel * PITCH], zeros outside of the image. total gathers what
+// this thread has loaded of its four channels, threadIdx.x % (C / 4) * 4 and on.
+template <ConvMath MATH, int C, int PITCH, int ROWS, int COLS, typename X>
+DEV void halo_load(uint32_t* words, const ConvInput<X>& x, const ConvShape& z, int n, int h0, int w0, float (&total)[4]) {
     constexpr int QUADS = C / 4;
+    static_assert(CONV_THREADS % QUADS == 0, "a thread keeps its channels");
     for (int i = threadIdx.x; i < ROWS * COLS * QUADS; i += CONV_THREADS) {
         int quad = i % QUADS, pixel = i / QUADS, h = h0 + pixel / COLS, w = w0 + pixel % COLS;
         bool inside = (unsigned)h < (unsigned)z.h && (unsigned)w < (unsigned)z.w;
         float v[4];
-        conv_fetch<4>(v, x + (size_t)((n * z.h + h) * z.w + w) * C + quad * 4, inside);
+        x.template fetch<4>(v, ((n * z.h + h) * z.w + w) * C + quad * 4, inside);
+#pragma unroll
+        for (int e = 0; e < 4; e++) total[e] += v[e];
         uint32_t* to = words + pixel * PITCH;
         if constexpr (MATH == BF16) {
             uint2 packed = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
@@ -64,6 +68,7 @@ DEV void halo(const ConvShape& z, const float* x, const float* w, Output out, in
     constexpr int ROWS = 8 * MS, PITCH = Halo<MATH, C>::GATHERED, WORDS = Halo<MATH, C>::WORDS, NS = C / 8;
     constexpr int WIDE = HALO_COLS + 2, DEPTH = Word<MATH>::DEPTH;
     DYN_SMEM(uint32_t, words);
+    ConvInput<float> input(x, nullptr, nullptr, 0);
     uint32_t* filter = words + (ROWS + 2) * WIDE * PITCH;  // [tap][column][word of depth]
     for (int i = threadIdx.x; i < 9 * C * WORDS; i += CONV_THREADS) {
         int word = i % WORDS, col = i / WORDS % C, tap = i / WORDS / C;
@@ -78,7 +83,8 @@ DEV void halo(const ConvShape& z, const float* x, const float* w, Output out, in
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         HaloTile at(tile, ROWS, z);
         __syncthreads();
-        halo_load<MATH, C, PITCH, ROWS + 2, WIDE>(words, x, z, at.n, at.h - 1, at.w - 1);
+        float unused[4] = {};
+        halo_load<MATH, C, PITCH, ROWS + 2, WIDE>(words, input, z, at.n, at.h - 1, at.w - 1, unused);
         __syncthreads();
         float d[MS][NS][4] = {};
 #pragma unroll

@@ -26,6 +26,7 @@
 #pragma once
 #include "device.cuh"
 #include "mma.cuh"
+#include "quant.cuh"
 #include "vec.cuh"
 
 // Member functions cannot be `static`, which DEV is on the emulator.
@@ -142,6 +143,66 @@ DEV void conv_fetch(float (&to)[V], const float* from, bool valid) {
         static_assert(V == 1, "one float or four");
         to[0] = valid ? *from : 0.0f;
     }
+}
+
+// V values of codes (include/quant.cuh) from memory, or zeros: values[code + 128] is what a code stands for.
+template <int V>
+DEV void conv_fetch(float (&to)[V], const signed char* from, bool valid, const float* values) {
+    static_assert(V == 4, "codes are read four at once");
+    char4 code = make_char4(0, 0, 0, 0);
+    if (valid) code = *reinterpret_cast<const char4*>(from);
+    to[0] = valid ? values[code.x + 128] : 0.0f, to[1] = valid ? values[code.y + 128] : 0.0f;
+    to[2] = valid ? values[code.z + 128] : 0.0f, to[3] = valid ? values[code.w + 128] : 0.0f;
+}
+
+// Where values of type float or signed char come from: codes through a table in shared memory, which spares a division each.
+template <typename X>
+struct ConvInput;
+
+template <>
+struct ConvInput<float> {
+    const float* x;
+    METHOD ConvInput(const float* x_, const float*, const float*, int) : x(x_) {}
+    template <int V>
+    METHOD void fetch(float (&to)[V], int at, bool valid) const {
+        conv_fetch<V>(to, x + at, valid);
+    }
+};
+
+template <>
+struct ConvInput<signed char> {
+    const signed char* x;
+    const float* values;
+    // Every thread of the block calls it; a barrier must follow.
+    METHOD ConvInput(const signed char* x_, const float* lo, const float* hi, int bits) : x(x_) {
+        SMEM(float, table, [CONV_THREADS]);
+        table[threadIdx.x] = affine_value(affine_of(lo[0], hi[0], bits), (float)((int)threadIdx.x - 128));
+        values = table;
+    }
+    template <int V>
+    METHOD void fetch(float (&to)[V], int at, bool valid) const {
+        conv_fetch<V>(to, x + at, valid, values);
+    }
+};
+
+// to[i] = sum of total over the threads that hold column i, of the first `cols`. Thread t holds V columns from t % GROUPS * V.
+// Lanes of a warp pairwise, then warps in order. All threads call it.
+template <int GROUPS, int V>
+DEV void conv_column_sums(float (&total)[V], float* to, int cols) {
+    SMEM(float, warps, [CONV_THREADS / 32][GROUPS * V]);
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+#pragma unroll
+        for (int lanes = GROUPS; lanes < 32; lanes *= 2) total[v] += __shfl_xor_sync(0xffffffffu, total[v], lanes);
+        if (lane < GROUPS) warps[threadIdx.x / 32][lane * V + v] = total[v];
+    }
+    __syncthreads();
+    if (threadIdx.x >= GROUPS * V || (int)threadIdx.x >= cols) return;
+    float sum = warps[0][threadIdx.x];
+#pragma unroll
+    for (int i = 1; i < CONV_THREADS / 32; i++) sum += warps[i][threadIdx.x];
+    to[threadIdx.x] = sum;
 }
 
 // How the lanes of a block hold its columns: each has GROUPS groups of WIDTH neighbours, 8 / WIDTH neighbouring lanes have

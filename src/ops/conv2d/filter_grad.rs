@@ -3,13 +3,14 @@
 //! The result is small and the sum behind it long, so blocks add up parts of it. A kernel that goes on with the gradient
 //! takes the parts ([`Parts`]) and adds them itself; else `conv2d_sum_f32` does, in the same order.
 
-use super::gpu::{WGRAD, choose};
+use super::gpu::{Kernels, WGRAD, choose};
 use super::halo::Halo;
 use super::launch::{PART_BLOCKS, ROWS, Shape, THREADS, aligned, blocks};
-use super::{Conv2dParams, Geometry};
+use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
 use crate::device::Launch;
+use crate::ops::fake_quant::{Codes, values_of};
 use crate::tensor::{Shape as Dims, Tensor};
 
 /// Fewest pixels of a part, a multiple of every slice.
@@ -50,22 +51,86 @@ impl Parts {
     }
 }
 
+/// A convolution's input.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    Values(&'a Tensor),
+    /// With one range; their values are looked up where the kernel loads them.
+    Codes(&'a Codes),
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn tensor(self) -> &'a Tensor {
+        match self {
+            Self::Values(x) => x,
+            Self::Codes(q) => &q.values,
+        }
+    }
+
+    /// `of[0]` for values, `of[1]` for codes.
+    pub(super) fn choose<T: Copy>(self, of: &[T; 2]) -> T {
+        match self {
+            Self::Values(_) => of[0],
+            Self::Codes(_) => of[1],
+        }
+    }
+
+    /// Adds the arguments that stand for it.
+    pub(super) fn given_to(self, launch: Launch) -> Launch {
+        let launch = launch.ptr(self.tensor().address());
+        match self {
+            Self::Values(_) => launch,
+            Self::Codes(q) => launch.ptr(q.lo.address()).ptr(q.hi.address()),
+        }
+    }
+
+    /// Adds the bits of codes.
+    pub(super) fn bits_to(self, launch: Launch) -> Launch {
+        match self {
+            Self::Values(_) => launch,
+            Self::Codes(q) => launch.val(i32::from(q.bits)),
+        }
+    }
+}
+
+/// Kernels of codes. There are none for any channels and alignment, see [`by_fours`].
+const WGRAD_CODES: Kernels = [
+    ["conv2d_wgrad_codes_f32_n16", "conv2d_wgrad_codes_f32_n32", "conv2d_wgrad_codes_f32_n64", ""],
+    ["conv2d_wgrad_codes_tf32_n16", "conv2d_wgrad_codes_tf32_n32", "conv2d_wgrad_codes_tf32_n64", ""],
+    ["conv2d_wgrad_codes_bf16_n16", "conv2d_wgrad_codes_bf16_n32", "conv2d_wgrad_codes_bf16_n64", ""],
+];
+
+/// Where the sums go.
+struct Target<'a> {
+    dw: &'a Tensor,
+    /// Column sums of `dy`.
+    columns: Option<&'a Tensor>,
+    /// `dw = beta * dw + sums`.
+    beta: f32,
+}
+
 /// How the gradient of a filter is computed. Follows from the shape and the alignment of views alone.
 enum Cut {
     Halo(Halo),
     General { geometry: Geometry, kernel: &'static str, tiles: [u32; 2], parts: usize, per_part: usize },
 }
 
+/// Whether kernels may load four neighbours at once.
+fn by_fours(x: &Tensor, dy: &Tensor, g: &Geometry) -> bool {
+    g.c % 4 == 0 && g.k % 4 == 0 && aligned([x, dy])
+}
+
 impl Cut {
-    fn new(x: &Tensor, dy: &Tensor, w: Dims, p: Conv2dParams) -> Result<Self> {
-        let g = Geometry::new("conv2d", x.shape(), w, p)?;
-        if let Some(halo) = Halo::of(&g, p.math, [x, dy]) {
-            return Ok(Self::Halo(halo));
+    fn new(x: Source, dy: &Tensor, g: Geometry, math: Math) -> Self {
+        let operands = [x.tensor(), dy];
+        if let Some(halo) = Halo::of(&g, math, operands) {
+            return Self::Halo(halo);
         }
-        let (kernel, cols) = choose(&WGRAD, p.math, g.k, g.c % 4 == 0 && g.k % 4 == 0 && aligned([x, dy]));
+        let kernels = x.choose(&[&WGRAD, &WGRAD_CODES]);
+        let (kernel, cols) = choose(kernels, math, g.k, by_fours(operands[0], dy, &g));
         let tiles = [blocks(g.r * g.s * g.c, ROWS), blocks(g.k, cols)];
         let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize);
-        Ok(Self::General { geometry: g, kernel, tiles, parts, per_part })
+        Self::General { geometry: g, kernel, tiles, parts, per_part }
     }
 
     fn parts(&self) -> usize {
@@ -75,41 +140,52 @@ impl Cut {
         }
     }
 
-    /// Writes the parts to `dw`; of a single one `beta * dw +` it.
-    fn run(&self, x: &Tensor, dy: &Tensor, dw: &Tensor, beta: f32) -> Result<()> {
+    /// Writes the parts of `dw` and of the column sums; `beta` is for a single one.
+    fn run(&self, x: Source, dy: &Tensor, to: Target) -> Result<()> {
+        let columns = to.columns.map_or(0, Tensor::address);
         match self {
-            Self::Halo(halo) => halo.wgrad(x, dy, dw, beta),
-            Self::General { geometry, kernel, tiles, parts, per_part } => Launch::new(kernel)
-                .grid([tiles[0], tiles[1], *parts as u32])
-                .block([THREADS, 1, 1])
-                .val(Shape::new(geometry)?)
-                .ptr(x.address())
-                .ptr(dy.address())
-                .ptr(dw.address())
-                .val(*per_part as i32)
-                .val(beta)
-                .flops(geometry.flops())
-                .run(x.gpu().expect("called for GPU tensors")),
+            Self::Halo(halo) => halo.wgrad(x, dy, to.dw, columns, to.beta),
+            Self::General { geometry, kernel, tiles, parts, per_part } => {
+                let launch = Launch::new(kernel)
+                    .grid([tiles[0], tiles[1], *parts as u32])
+                    .block([THREADS, 1, 1])
+                    .val(Shape::new(geometry)?);
+                let launch = x.given_to(launch).ptr(dy.address()).ptr(to.dw.address()).ptr(columns);
+                x.bits_to(launch)
+                    .val(*per_part as i32)
+                    .val(to.beta)
+                    .flops(geometry.flops())
+                    .run(dy.gpu().expect("called for GPU tensors"))
+            }
         }
     }
 }
 
 /// `dw[k r s c]` from `x[n h w c]`, `dy[n p q k]`. F32. Takes a workspace of up to 528 output tiles (17 MB).
 pub(super) fn wgrad(x: &Tensor, dy: &Tensor, dw: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
-    let cut = Cut::new(x, dy, dw.shape(), p)?;
+    let (g, beta) = (Geometry::new("conv2d", x.shape(), dw.shape(), p)?, mode.beta());
+    let x = Source::Values(x);
+    let cut = Cut::new(x, dy, g, p.math);
     if cut.parts() == 1 {
-        return cut.run(x, dy, dw, mode.beta());
+        return cut.run(x, dy, Target { dw, columns: None, beta });
     }
     let parts = Parts::empty(dw, cut.parts(), dw.len())?;
-    cut.run(x, dy, &parts.values, 0.0)?;
-    parts.sum(dw, mode.beta())
+    cut.run(x, dy, Target { dw: &parts.values, columns: None, beta: 0.0 })?;
+    parts.sum(dw, beta)
 }
 
-/// The parts of `dw[k r s c]`, of GPU tensors `x[n h w c]` and `dy[n p q k]`. F32.
-pub(crate) fn wgrad_parts(x: &Tensor, dy: &Tensor, w: Dims, p: Conv2dParams) -> Result<Parts> {
-    let cut = Cut::new(x, dy, w, p)?;
-    let parts = Parts::empty(dy, cut.parts(), w.elements())?;
-    cut.run(x, dy, &parts.values, 0.0)?;
+/// The parts of `dw[k r s c]` and of `db[k]`, the column sums of `dy`, of GPU tensors `x[n h w c]` and `dy[n p q k]`. F32, one
+/// launch (two for codes whose channels do not come in fours).
+pub(crate) fn layer_parts(x: Source, dy: &Tensor, w: Dims, p: Conv2dParams) -> Result<[Parts; 2]> {
+    let g = Geometry::new("conv2d", x.tensor().shape(), w, p)?;
+    let made = match x {
+        Source::Codes(q) if !by_fours(&q.values, dy, &g) => Some(values_of(q)?),
+        _ => None,
+    };
+    let x = made.as_ref().map_or(x, Source::Values);
+    let cut = Cut::new(x, dy, g, p.math);
+    let parts = [Parts::empty(dy, cut.parts(), w.elements())?, Parts::empty(dy, cut.parts(), w[0])?];
+    cut.run(x, dy, Target { dw: &parts[0].values, columns: Some(&parts[1].values), beta: 0.0 })?;
     Ok(parts)
 }
 

@@ -1,5 +1,6 @@
 //! Launches of `kernels/conv2d_halo.cu`: 3x3 convolutions of few channels, every input read once.
 
+use super::filter_grad::Source;
 use super::launch::{PART_BLOCKS, Shape, THREADS, aligned};
 use super::{Geometry, Math};
 use crate::Result;
@@ -33,6 +34,7 @@ macro_rules! kernels {
 pub(super) const FPROP: HaloKernels = kernels!("fprop");
 pub(super) const DGRAD: HaloKernels = kernels!("dgrad");
 const WGRAD: HaloKernels = kernels!("wgrad");
+const WGRAD_CODES: HaloKernels = kernels!("wgrad_codes");
 
 impl Halo {
     /// `operands` are what the kernel reads four floats of at once.
@@ -90,8 +92,9 @@ impl Halo {
         self.tiles(WGRAD_ROWS, PART_BLOCKS / 2)
     }
 
-    /// Writes the blocks' copies to `dw`, one after the other; `beta` as in [`super::filter_grad`].
-    pub fn wgrad(&self, x: &Tensor, dy: &Tensor, dw: &Tensor, beta: f32) -> Result<()> {
+    /// Writes the blocks' copies to `dw`, one after the other, and their column sums of `dy` to the address `columns` (0: nowhere);
+    /// `beta` as in [`super::filter_grad`].
+    pub fn wgrad(&self, x: Source, dy: &Tensor, dw: &Tensor, columns: u64, beta: f32) -> Result<()> {
         let (c, elements) = (self.geometry.c, self.geometry.k * 9 * self.geometry.c);
         let (tiles, blocks) = self.wgrad_parts();
         let pitch = self.words() + if self.variant < 2 { 8 } else { 4 };
@@ -99,17 +102,16 @@ impl Halo {
         // Afterwards the same memory holds the copies of warps that share an element.
         let copies = 8 / (c / 16 * (c / 8));
         let smem = 4 * if copies > 1 { tile.max(copies * elements) } else { tile };
-        Launch::new(WGRAD[self.variant])
+        let launch = Launch::new(x.choose(&[WGRAD, WGRAD_CODES])[self.variant])
             .grid([blocks, 1, 1])
             .block([THREADS, 1, 1])
             .smem(smem as u32)
-            .val(Shape::new(&self.geometry)?)
-            .ptr(x.address())
-            .ptr(dy.address())
-            .ptr(dw.address())
+            .val(Shape::new(&self.geometry)?);
+        let launch = x.given_to(launch).ptr(dy.address()).ptr(dw.address()).ptr(columns);
+        x.bits_to(launch)
             .val(beta)
             .val(tiles as i32)
             .flops(self.geometry.flops())
-            .run(x.gpu().expect("called for GPU tensors"))
+            .run(dy.gpu().expect("called for GPU tensors"))
     }
 }

@@ -19,7 +19,7 @@ mod plain;
 mod rule;
 
 pub use cases::cases;
-pub(crate) use filter_grad::{Parts, bias_parts, wgrad_parts};
+pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
 pub(crate) use gpu::{Kernels, convolve, convolve_any};
 pub(crate) use halo::HaloKernels;
 pub(crate) use launch::Shape as KernelShape;

@@ -3,7 +3,7 @@
 use super::{Fold, OP};
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Op};
-use crate::ops::conv2d::{Conv2dParams, Parts, bias_grad, bias_parts, dgrad, wgrad, wgrad_codes, wgrad_parts};
+use crate::ops::conv2d::{Conv2dParams, Parts, Source, bias_grad, bias_parts, dgrad, layer_parts, wgrad, wgrad_codes};
 use crate::ops::fake_quant::{Codes, values_of};
 use crate::quant::Affine;
 use crate::tensor::{DType, Real, Shape, Tensor};
@@ -17,11 +17,10 @@ pub(in crate::ops) enum Kept {
 }
 
 impl Kept {
-    /// The parts of the filter's gradient on a GPU.
-    fn wgrad_parts(&self, dy: &Tensor, w: Shape, p: Conv2dParams) -> Result<Parts> {
+    fn source(&self) -> Source<'_> {
         match self {
-            Self::Values(x) => wgrad_parts(x, dy, w, p),
-            Self::Codes(q) => wgrad_parts(&values_of(q)?, dy, w, p),
+            Self::Values(x) => Source::Values(x),
+            Self::Codes(q) => Source::Codes(q),
         }
     }
 
@@ -85,9 +84,15 @@ impl ConvBnTuneOp {
         let made = |i: usize| home[i].clone().map_or_else(|| Tensor::empty_like(dy, [k]), Ok);
         let (mut dgamma, mut dshift, mut dbias) = (made(0)?, made(1)?, made(2)?);
         if dy.gpu().is_some() {
-            let dscaled = self.x.as_ref().map(|x| x.wgrad_parts(dy, self.w.shape(), self.p)).transpose()?;
+            let (dscaled, sums) = match &self.x {
+                Some(x) => {
+                    let [dw, _] = layer_parts(x.source(), dy, self.w.shape(), self.p)?;
+                    (Some(dw), bias_parts(dy)?)
+                }
+                None => (None, bias_parts(dy)?),
+            };
             let dw = cx.needs(1).then(|| cx.target(1, self.w.shape(), dy.dtype())).transpose()?;
-            self.gpu(dscaled.as_ref(), &bias_parts(dy)?, dw.as_ref(), [&dgamma, &dshift, &dbias])?;
+            self.gpu(dscaled.as_ref(), &sums, dw.as_ref(), [&dgamma, &dshift, &dbias])?;
         } else {
             match sums {
                 Some(sums) => dshift.copy_from(&sums)?,
