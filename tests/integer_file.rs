@@ -8,7 +8,7 @@ use ghostbit::graph::passes::QuantizeSpec;
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::tensor::Tensor;
 use ghostbit::tensor::io::{Checkpoint, RawTensor};
-use networks::{calibrated, images, two_layers, with_downsampling};
+use networks::{calibrated, images, two_layers, with_depthwise, with_downsampling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -39,7 +39,7 @@ fn check(data: &[u8]) {
 #[test]
 fn round_trips_keep_every_bit() {
     for (w, a) in [(2, 8), (3, 3), (4, 4), (5, 2), (8, 8)] {
-        for graph in [with_downsampling(), two_layers(), cifar_resnet(1, 10)] {
+        for graph in [with_downsampling(), with_depthwise(), two_layers(), cifar_resnet(1, 10)] {
             let network = lower(&calibrated(&graph, QuantizeSpec::new(w, a), 2), Normalization::HALF).unwrap();
             let file = tempfile::NamedTempFile::new().unwrap();
             network.save(file.path()).unwrap();

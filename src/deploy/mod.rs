@@ -11,6 +11,7 @@ pub mod measure;
 mod network;
 mod onnx;
 mod student;
+mod values;
 
 pub use engine::Engine;
 pub use file::KEY as INTEGER_KEY;
