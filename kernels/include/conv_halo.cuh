@@ -31,6 +31,8 @@ template <ConvMath MATH, int C, int PITCH, int ROWS, int COLS, typename X>
 DEV void halo_load(uint32_t* words, const ConvInput<X>& x, const ConvShape& z, int n, int h0, int w0, float (&total)[4]) {
     constexpr int QUADS = C / 4;
     static_assert(CONV_THREADS % QUADS == 0, "a thread keeps its channels");
+    // So many loads in flight; the compiler's own choice varies.
+#pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * COLS * QUADS; i += CONV_THREADS) {
         int quad = i % QUADS, pixel = i / QUADS, h = h0 + pixel / COLS, w = w0 + pixel % COLS;
         bool inside = (unsigned)h < (unsigned)z.h && (unsigned)w < (unsigned)z.w;

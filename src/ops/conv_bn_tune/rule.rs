@@ -86,8 +86,8 @@ impl ConvBnTuneOp {
         if dy.gpu().is_some() {
             let (dscaled, sums) = match &self.x {
                 Some(x) => {
-                    let [dw, _] = layer_parts(x.source(), dy, self.w.shape(), self.p)?;
-                    (Some(dw), bias_parts(dy)?)
+                    let [dw, sums] = layer_parts(x.source(), dy, self.w.shape(), self.p)?;
+                    (Some(dw), sums)
                 }
                 None => (None, bias_parts(dy)?),
             };
