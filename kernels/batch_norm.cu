@@ -3,7 +3,9 @@
 // mapping   element by element: one thread each; sums: include/row_stages.cuh
 // traffic   fwd 8 bytes per element; bwd sums 8, dx 12 (train) or 8 (eval)
 // order     fixed (row_stages.cuh)
+#include "include/last_block.cuh"
 #include "include/normal.cuh"
+#include "include/reduce.cuh"
 #include "include/row_stages.cuh"
 
 // gamma and beta may be null: 1 and 0.
@@ -26,10 +28,11 @@ KERNEL batch_norm_running_f32(const float* __restrict__ mean, const float* __res
     running_var[i] += momentum * (var[i] * unbias - running_var[i]);
 }
 
-// partial: [2][chunks][c], sums of dy, then of dy * normalized x. x may be null: then the second sums are zero.
-KERNEL batch_norm_bwd_partial_f32(const float* __restrict__ x, const float* __restrict__ dy,
-                                  const float* __restrict__ mean, const float* __restrict__ var, float eps,
-                                  float* __restrict__ partial, RowStages p) {
+// partial: [2][chunks][c], sums of dy, then of dy * normalized x; sums: [2][c], over the chunks. x may be null: then the second
+// sums are zero. arrivals: a counter per column of blocks, whose last block adds up the chunks, a warp per channel.
+KERNEL batch_norm_bwd_sums_f32(const float* __restrict__ x, const float* __restrict__ dy,
+                               const float* __restrict__ mean, const float* __restrict__ var, float eps, float* partial,
+                               float* __restrict__ sums, unsigned* arrivals, RowStages p) {
     SMEM(float, first, [256]);
     SMEM(float, second, [256]);
     RowWalk w = row_walk(p);
@@ -58,6 +61,21 @@ KERNEL batch_norm_bwd_partial_f32(const float* __restrict__ x, const float* __re
     if (t < p.lanes && w.channel < p.c) {
         partial[w.slot] = first[t];
         partial[p.chunks * p.c + w.slot] = second[t];
+    }
+    if (!last_block(arrivals + blockIdx.x, p.chunks)) return;
+    for (ChannelWalk of(p); of.more(); of.next()) {
+        a = b = 0.0f;
+#pragma unroll 4
+        for (int chunk = t % 32; chunk < p.chunks; chunk += 32) {
+            a += __ldcg(partial + chunk * p.c + of.channel);
+            b += __ldcg(partial + (p.chunks + chunk) * p.c + of.channel);
+        }
+        a = warp_sum(a);
+        b = warp_sum(b);
+        if (t % 32 == 0) {
+            sums[of.channel] = a;
+            sums[p.c + of.channel] = b;
+        }
     }
 }
 

@@ -5,52 +5,36 @@
 // order     fixed: rows of a thread, tree over a block's threads, chunks of a lane, tree over lanes
 // numbers   see include/moments.cuh
 #include "include/device.cuh"
+#include "include/last_block.cuh"
 #include "include/moments.cuh"
-#include "include/reduce.cuh"
 #include "include/row_stages.cuh"
 
-// partial: [2][chunks][c], means then sums of squared differences
-KERNEL channel_stats_fwd_partial_f32(const float* __restrict__ x, float* __restrict__ partial, RowStages p) {
+// partial: [2][chunks][c], means then sums of squared differences. arrivals: a counter per column of blocks, whose last block
+// merges the chunks, a warp per channel.
+KERNEL channel_stats_fwd_f32(const float* __restrict__ x, float* partial, float* __restrict__ mean, float* __restrict__ var,
+                             unsigned* arrivals, RowStages p) {
     RowWalk w = row_walk(p);
     Moments m = block_moments(x, p, w);
     if ((int)threadIdx.x < p.lanes && w.channel < p.c) {
         partial[w.slot] = m.mean;
         partial[p.chunks * p.c + w.slot] = m.m2;
     }
-}
-
-KERNEL channel_stats_fwd_final_f32(const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ var,
-                                   RowStages p) {
-    int channel = blockIdx.x;
-    int lane = threadIdx.x;
-    Moments m = {0.0f, 0.0f, 0.0f};
-    for (int chunk = lane; chunk < p.chunks; chunk += 32) {
-        Moments b;
-        b.n = (float)min(p.rows_per_chunk, p.rows - chunk * p.rows_per_chunk);
-        b.mean = partial[chunk * p.c + channel];
-        b.m2 = partial[(p.chunks + chunk) * p.c + channel];
-        m = merge(m, b);
-    }
-    m = warp_moments(m, 1);
-    if (lane == 0) {
-        mean[channel] = m.mean;
-        var[channel] = m.m2 / (float)p.rows;
-    }
-}
-
-// sums[2][c] = over chunks of partial[2][chunks][c]: second stage of any pair of sums.
-KERNEL channel_stats_bwd_final_f32(const float* __restrict__ partial, float* __restrict__ sums, RowStages p) {
-    int channel = blockIdx.x;
-    float a = 0.0f, b = 0.0f;
-    for (int chunk = threadIdx.x; chunk < p.chunks; chunk += 32) {
-        a += partial[chunk * p.c + channel];
-        b += partial[(p.chunks + chunk) * p.c + channel];
-    }
-    a = warp_sum(a);
-    b = warp_sum(b);
-    if (threadIdx.x == 0) {
-        sums[channel] = a;
-        sums[p.c + channel] = b;
+    if (!last_block(arrivals + blockIdx.x, p.chunks)) return;
+    for (ChannelWalk of(p); of.more(); of.next()) {
+        m = {0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+        for (int chunk = threadIdx.x % 32; chunk < p.chunks; chunk += 32) {
+            Moments b;
+            b.n = (float)min(p.rows_per_chunk, p.rows - chunk * p.rows_per_chunk);
+            b.mean = __ldcg(partial + chunk * p.c + of.channel);
+            b.m2 = __ldcg(partial + (p.chunks + chunk) * p.c + of.channel);
+            m = merge(m, b);
+        }
+        m = warp_moments(m, 1);
+        if (threadIdx.x % 32 == 0) {
+            mean[of.channel] = m.mean;
+            var[of.channel] = m.m2 / (float)p.rows;
+        }
     }
 }
 

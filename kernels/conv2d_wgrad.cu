@@ -7,14 +7,15 @@
 //           small, so the depth is cut into gridDim.z parts whose sums go to a workspace, and conv2d_sum_f32 adds
 //           them. VEC needs c % 4 == 0, k % 4 == 0 and 16-byte aligned x and dy; `any` takes every shape.
 //           Column sums on the way: blocks of the first tile of rows add up what they store to shared memory. By themselves: a
-//           block sums all k of a range of pixels, 32 columns x 8 rows of threads; conv2d_sum_f32 adds.
+//           block sums all k of a range of pixels, 32 columns x 8 rows of threads, and the last of them adds up the parts.
 // traffic   from DRAM 4 bytes * (x + dy + dw * (1 + 2 * parts)), 1 byte of x where it is codes; x is read r*s times from L2
 // order     pixels ascending within a part, parts ascending within each of 8 groups, groups ascending; the number of
 //           parts follows from the shape alone. Column sums on the way: a thread's pixels ascending, lanes, warps, parts. No
-//           atomics.
+//           atomics but those that count blocks.
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/conv_tile.cuh"
+#include "include/last_block.cuh"
 
 // Table entries: x = offset of the window's start in x, y, z = its row and column, w = offset of the pixel in dy.
 template <ConvMath MATH_, int COLS_, bool VEC, typename X>
@@ -160,28 +161,36 @@ WGRAD_CODES(conv2d_wgrad_codes_bf16_n16, BF16, 16)
 WGRAD_CODES(conv2d_wgrad_codes_bf16_n32, BF16, 32)
 WGRAD_CODES(conv2d_wgrad_codes_bf16_n64, BF16, 64)
 
-// y[i] = beta * y[i] + sum over parts of partial[part][i]. Block: 32 elements x 8 groups of consecutive parts.
-KERNEL __launch_bounds__(256) conv2d_sum_f32(const float* __restrict__ partial, float* __restrict__ y, int n, int parts,
-                                             float beta) {
+// The sum over parts of partial[part][i], of which group g = threadIdx.x / 32 of eight takes its own; in the threads of group 0.
+DEV float add_parts(const float* partial, int n, int parts, int i) {
     SMEM(float, group, [8][33]);
-    int lane = threadIdx.x % 32, g = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
+    int lane = threadIdx.x % 32, g = threadIdx.x / 32;
     int per_group = (parts + 7) / 8, begin = g * per_group, end = min(begin + per_group, parts);
     float sum = 0.0f;
     if (i < n) {
 #pragma unroll 4
-        for (int part = begin; part < end; part++) sum += partial[(size_t)part * n + i];
+        for (int part = begin; part < end; part++) sum += __ldcg(partial + (size_t)part * n + i);
     }
     group[g][lane] = sum;
     __syncthreads();
-    if (g > 0 || i >= n) return;
 #pragma unroll
     for (int j = 1; j < 8; j++) sum += group[j][lane];
+    return sum;
+}
+
+// y[i] = beta * y[i] + sum over parts of partial[part][i]. Block: 32 elements x 8 groups of consecutive parts.
+KERNEL __launch_bounds__(256) conv2d_sum_f32(const float* __restrict__ partial, float* __restrict__ y, int n, int parts,
+                                             float beta) {
+    int i = blockIdx.x * 32 + threadIdx.x % 32;
+    float sum = add_parts(partial, n, parts, i);
+    if (threadIdx.x >= 32 || i >= n) return;
     y[i] = beta != 0.0f ? beta * y[i] + sum : sum;
 }
 
-// partial[part][k] = sum over the part's pixels of dy[pixel][k]. Block: 32 columns x 8 rows; grid: column tiles, parts.
-KERNEL __launch_bounds__(256) conv2d_bias_grad_f32(const float* __restrict__ dy, float* __restrict__ partial, int pixels,
-                                                   int k, int per_part) {
+// partial[part][k] = sum over the part's pixels of dy[pixel][k]; y[k] = beta * y[k] + sum over parts, by the last block of a
+// column tile, unless y is null. Block: 32 columns x 8 rows; grid: column tiles, with a counter each, and parts.
+KERNEL __launch_bounds__(256) conv2d_bias_grad_f32(const float* __restrict__ dy, float* partial, float* __restrict__ y,
+                                                   unsigned* arrivals, int pixels, int k, int per_part, float beta) {
     SMEM(float, group, [8][33]);
     int lane = threadIdx.x % 32, g = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
     int begin = blockIdx.y * per_part, end = min(begin + per_part, pixels);
@@ -192,8 +201,12 @@ KERNEL __launch_bounds__(256) conv2d_bias_grad_f32(const float* __restrict__ dy,
     }
     group[g][lane] = sum;
     __syncthreads();
-    if (g > 0 || col >= k) return;
+    if (g == 0 && col < k) {
 #pragma unroll
-    for (int j = 1; j < 8; j++) sum += group[j][lane];
-    partial[(size_t)blockIdx.y * k + col] = sum;
+        for (int j = 1; j < 8; j++) sum += group[j][lane];
+        partial[(size_t)blockIdx.y * k + col] = sum;
+    }
+    if (y == nullptr || !last_block(arrivals + blockIdx.x, gridDim.y)) return;
+    sum = add_parts(partial, k, gridDim.y, col);
+    if (g == 0 && col < k) y[col] = beta != 0.0f ? beta * y[col] + sum : sum;
 }

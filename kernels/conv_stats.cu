@@ -1,10 +1,10 @@
 // A frozen network's layer (src/ops/conv_stats): statistics per channel of what its convolution computes, residual sum, ReLU
-// with a bit per element; and the gradients of ReLU, sum and statistics. `fprop` is the convolution with all of it, `merge`
-// puts the blocks' statistics together; `fwd` is residual sum and ReLU alone, behind conv2d_*.cu and channel_stats.cu.
+// with a bit per element; and the gradients of ReLU, sum and statistics. `fprop` is the convolution with all of it, whose
+// last block puts the statistics together; `fwd` is residual sum and ReLU alone, behind conv2d_*.cu and channel_stats.cu.
 //
 // layout    y, u, residual NPQK as [rows = n p, row = q k]; mask [rows, ceil(row / 8)] bytes; vectors [k]; x NHWC, w KRSC
 // mapping   fwd, bwd: one thread per eight elements of a row. fprop: include/conv_fprop.cuh and conv_halo.cuh; k in eights, so
-//           that a byte of the mask is one group of columns. merge: a warp per channel
+//           that a byte of the mask is one group of columns; statistics at the end: a warp per channel
 // traffic   fwd 8 bytes per element (+ 4 residual, + 1/8 mask); bwd 8 (+ 4 y, + 4 residual's gradient, + 1/8). fprop: x, w, and
 //           4 per element (+ 4 u where y is kept, + 4 residual, + 1/8 mask)
 // order     statistics: a thread's pixels, tree over lanes, warps, then blocks of a lane, tree over lanes
@@ -60,22 +60,6 @@ STATS_HALO(conv_stats_fprop_tf32_halo16, TF32, 16, 2)
 STATS_HALO(conv_stats_fprop_tf32_halo32, TF32, 32, 1)
 STATS_HALO(conv_stats_fprop_bf16_halo16, BF16, 16, 2)
 STATS_HALO(conv_stats_fprop_bf16_halo32, BF16, 32, 1)
-
-// partial[3][blocks][k] as fprop leaves it.
-KERNEL conv_stats_merge_f32(const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ var, int blocks,
-                            int k) {
-    int channel = blockIdx.x, lane = threadIdx.x;
-    Moments m = {0.0f, 0.0f, 0.0f};
-    for (int i = lane; i < blocks; i += 32) {
-        int at = i * k + channel;
-        m = merge(m, {partial[at], partial[blocks * k + at], partial[2 * blocks * k + at]});
-    }
-    m = warp_moments(m, 1);
-    if (lane == 0) {
-        mean[channel] = m.mean;
-        var[channel] = m.m2 / m.n;
-    }
-}
 
 // mask may be null; y, mean, dmean and dvar are null together; dresidual may be null.
 KERNEL conv_stats_bwd_f32(const float* __restrict__ du, const unsigned char* __restrict__ mask,

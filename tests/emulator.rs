@@ -79,7 +79,7 @@ fn bug(kernel: &str) -> Result<(), String> {
     let mut args: [*mut c_void; 2] = [(&raw mut pointer).cast(), (&raw mut n).cast()];
     let blocks = match kernel.split_once('_').unwrap().1 {
         "global_bounds" => 3,
-        "block_race" | "missing_fence" => 2,
+        "block_race" | "missing_fence" | "early_arrival" => 2,
         _ => 1,
     };
     emulator.launch(kernel, blocks, 64, 256, &mut args)
@@ -136,6 +136,11 @@ fn block_race() {
 #[test]
 fn missing_fence() {
     found("missing_fence", &["race: read after an unordered write"]);
+}
+/// Another warp's write is not behind a barrier when the block is counted.
+#[test]
+fn early_arrival() {
+    found("early_arrival", &["race: read after an unordered write", "thread (32,0,0)"]);
 }
 #[test]
 fn uninitialised() {

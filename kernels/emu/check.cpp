@@ -7,13 +7,16 @@
 // Each byte has a shadow cell with its last write and last read. Two accesses of different threads
 // conflict if one of them writes, not both are atomic, and nothing orders them: a block barrier
 // (vector clock per warp), __syncwarp (a clock per lane; shuffles do not order memory), or, between
-// blocks, __threadfence followed by an atomic that both blocks execute.
+// blocks, __threadfence followed by an atomic that both blocks execute: of what the thread of the
+// atomic knows, so that other warps' accesses must lie before a barrier.
 #include "check.h"
 
+#include <algorithm>
+#include <deque>
 #include <link.h>
 #include <memory>
 #include <unordered_map>
-#include <unordered_set>
+#include <vector>
 
 namespace simt {
 
@@ -47,10 +50,19 @@ static uintptr_t buffer_lo, buffer_hi;  // the allocation hit last
 static uintptr_t image_lo, image_hi;    // this library: constants and plain __shared__ variables
 static bool track_uninitialised = true;
 
-// Blocks whose fenced writes an atomic's address has published, and those this block has seen.
-static std::unordered_map<uintptr_t, std::unordered_set<uint64_t>> published;
-static std::unordered_set<uint64_t> seen_blocks;
-static bool fenced;
+// What a thread knew of its block when it published that by an atomic.
+struct Known {
+  unsigned thread;
+  uint32_t barrier, warp;       // its clocks
+  uint32_t seen[MAX_WARPS];
+};
+static std::deque<Known> knowns;  // of this launch
+// By block.
+using Knowledge = std::unordered_map<uint64_t, std::vector<const Known*>>;
+// What an atomic's address has published, and what this block has seen of it.
+static std::unordered_map<uintptr_t, Knowledge> published;
+static Knowledge seen_blocks;
+static bool fenced[MAX_THREADS];
 
 static void find_image() {
   dl_iterate_phdr(
@@ -76,6 +88,8 @@ void check_launch() {
   block_no = 0;
   buffer_lo = buffer_hi = 0;
   published.clear();
+  seen_blocks.clear();
+  knowns.clear();
   const char* uninit = getenv("SIMT_UNINIT");
   track_uninitialised = !uninit || *uninit != '0';
 }
@@ -87,7 +101,7 @@ void check_block(Worker* w) {
   memset(warp_clock, 0, sizeof warp_clock);
   for (auto& c : barrier_clock) c = 1;
   seen_blocks.clear();
-  fenced = false;
+  memset(fenced, 0, sizeof fenced);
 }
 
 void check_barrier(const Barrier& b) {
@@ -114,15 +128,40 @@ void check_sync_warp(Thread** lanes, unsigned mask) {
   }
 }
 
-void check_fence() { fenced = true; }
+void check_fence() {
+  if (cur) fenced[cur->linear] = true;
+}
+
+static void add(Knowledge& to, const Knowledge& from) {
+  for (const auto& [block, all] : from) {
+    auto& have = to[block];
+    for (const Known* k : all) {
+      if (std::find(have.begin(), have.end(), k) == have.end()) have.push_back(k);
+    }
+  }
+}
 
 static void synchronise_blocks(uintptr_t address) {
-  auto& set = published[address];
-  seen_blocks.insert(set.begin(), set.end());
-  if (fenced) {
-    set.insert(seen_blocks.begin(), seen_blocks.end());
-    set.insert(block_no);
+  auto& there = published[address];
+  add(seen_blocks, there);
+  unsigned t = cur->linear, warp = cur->warp;
+  if (!fenced[t]) return;
+  add(there, seen_blocks);
+  auto& own = there[block_no];
+  for (const Known* k : own) {
+    if (k->thread == t && k->barrier == barrier_clock[warp] && k->warp == warp_clock[t]) return;
   }
+  Known k = {t, barrier_clock[warp], warp_clock[t], {}};
+  memcpy(k.seen, seen_clock[warp], sizeof k.seen);
+  knowns.push_back(k);
+  own.push_back(&knowns.back());
+}
+
+// Was an access with these clocks done when `k` was published?
+static bool covers(const Known& k, unsigned thread, uint32_t at_barrier, uint32_t at_warp) {
+  if (thread == k.thread) return at_barrier <= k.barrier;
+  if (thread / 32 == k.thread / 32) return at_barrier < k.barrier || at_warp < k.warp;
+  return at_barrier <= k.seen[thread / 32];
 }
 
 static Page* page(uintptr_t key) {
@@ -140,11 +179,17 @@ static Page* page(uintptr_t key) {
 // Did the recorded access happen before the current thread's next one?
 static bool ordered(Record r, bool shared) {
   if (!r) return true;
-  if (block_of(r) != block_no) {
-    return shared || seen_blocks.count(block_of(r));  // shared memory: another lifetime
-  }
   unsigned t = thread_of(r), mine = cur->linear, warp = cur->warp;
   uint32_t at_barrier = r >> 15 & 32767, at_warp = r & 32767;
+  if (block_of(r) != block_no) {
+    if (shared) return true;  // another lifetime
+    auto found = seen_blocks.find(block_of(r));
+    if (found == seen_blocks.end()) return false;
+    for (const Known* k : found->second) {
+      if (covers(*k, t, at_barrier, at_warp)) return true;
+    }
+    return false;
+  }
   if (t == mine) return true;
   if (t / 32 == warp) return at_barrier < barrier_clock[warp] || at_warp < warp_clock[mine];
   return at_barrier <= seen_clock[warp][t / 32];

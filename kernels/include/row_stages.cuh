@@ -2,7 +2,8 @@
 //
 // Stage 1: a block of 256 threads takes `lanes` (a power of two <= 32) neighbouring channels and one chunk of rows;
 // thread t serves channel t % lanes and every (256 / lanes)-th row, so that a warp reads contiguous memory also where
-// c < 32. Stage 2: one warp per channel combines the chunks. All orders are fixed.
+// c < 32. Stage 2: the last of the blocks that share their channels combines the chunks, one warp per channel. All orders are
+// fixed.
 #pragma once
 #include "device.cuh"
 
@@ -25,3 +26,12 @@ DEV RowWalk row_walk(RowStages p) {
     w.slot = blockIdx.y * p.c + w.channel;
     return w;
 }
+
+// The channels of a block, for stage 2: each warp takes every eighth.
+struct ChannelWalk {
+    int channel, end;
+    __device__ __forceinline__ explicit ChannelWalk(RowStages p)
+        : channel(blockIdx.x * p.lanes + threadIdx.x / 32), end(min((int)(blockIdx.x + 1) * p.lanes, p.c)) {}
+    __device__ __forceinline__ bool more() const { return channel < end; }
+    __device__ __forceinline__ void next() { channel += 8; }
+};

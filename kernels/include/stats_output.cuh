@@ -1,10 +1,11 @@
 // What follows a frozen network's convolution (src/ops/conv_stats) while its sums are in registers: statistics per channel,
 // residual sum, ReLU with a bit per element.
 //
-//   y = sums + bias     mean, m2 of y per block and channel     u = relu(y [+ residual])
+//   y = sums + bias     mean, variance of y per channel     u = relu(y [+ residual])
 #pragma once
 #include "column_groups.cuh"
 #include "conv_output.cuh"
+#include "last_block.cuh"
 #include "moments.cuh"
 
 // Mirrors Params of src/ops/conv_stats/gpu.rs. What a flag does not ask for is null.
@@ -13,6 +14,8 @@ struct ConvStats {
     float *y, *u;
     unsigned char* mask;
     float* partial;  // [3][blocks][k]: counts, means, sums of squared differences
+    float *mean, *var;
+    unsigned* arrivals;  // a counter per column of blocks
     int k, flags;
 };
 enum { STATS_RESIDUAL = 1, STATS_RELU = 2, STATS_MASK = 4, STATS_Y = 8, STATS_U = 16, STATS_MOMENTS = 32 };
@@ -100,11 +103,27 @@ struct StatsOutput {
         }
         __syncthreads();
         int c = threadIdx.x, blocks = gridDim.x, at = (int)blockIdx.x * p.k + first + c;
-        if (c >= Columns::COLS || first + c >= p.k) return;
-        Moments m = {0.0f, 0.0f, 0.0f};
-        for (int i = 0; i < Columns::STACKED; i++) m = merge(m, {stacked[0][i][c], stacked[1][i][c], stacked[2][i][c]});
-        p.partial[at] = m.n;
-        p.partial[blocks * p.k + at] = m.mean;
-        p.partial[2 * blocks * p.k + at] = m.m2;
+        if (c < Columns::COLS && first + c < p.k) {
+            Moments m = {0.0f, 0.0f, 0.0f};
+            for (int i = 0; i < Columns::STACKED; i++) m = merge(m, {stacked[0][i][c], stacked[1][i][c], stacked[2][i][c]});
+            p.partial[at] = m.n;
+            p.partial[blocks * p.k + at] = m.mean;
+            p.partial[2 * blocks * p.k + at] = m.m2;
+        }
+        if (!last_block(p.arrivals + blockIdx.y, blocks)) return;
+        // A warp per channel.
+        for (int c = first + (int)threadIdx.x / 32; c < min(first + Columns::COLS, p.k); c += CONV_THREADS / 32) {
+            Moments m = {0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+            for (int i = threadIdx.x % 32; i < blocks; i += 32) {
+                const float* from = p.partial + i * p.k + c;
+                m = merge(m, {__ldcg(from), __ldcg(from + blocks * p.k), __ldcg(from + 2 * blocks * p.k)});
+            }
+            m = warp_moments(m, 1);
+            if (threadIdx.x % 32 == 0) {
+                p.mean[c] = m.mean;
+                p.var[c] = m.m2 / m.n;
+            }
+        }
     }
 };

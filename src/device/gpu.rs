@@ -2,6 +2,7 @@
 
 use super::census::{Census, KernelWork};
 use super::counters::Counters;
+use super::gpu_buffer::GpuBuffer;
 use super::guard::{Guarded, Guards};
 use super::pool::{Pool, block_bytes};
 use crate::{Error, Result};
@@ -31,6 +32,9 @@ fn describe(e: &DriverError) -> String {
     }
 }
 
+/// Counters of [`Gpu::arrivals`].
+const ARRIVALS: usize = 1 << 14;
+
 /// One CUDA device with one stream. Launches are asynchronous and ordered.
 pub struct Gpu {
     ctx: Arc<CudaContext>,
@@ -42,9 +46,11 @@ pub struct Gpu {
     functions: Mutex<HashMap<&'static str, usize>>,
     modules: Mutex<HashMap<&'static str, usize>>,
     sync_launches: bool,
-    guards: Option<Guards>,
+    pub(super) guards: Option<Guards>,
     census: Option<Census>,
     queue: Mutex<Queue>,
+    /// Address of the counters.
+    arrivals: u64,
 }
 
 /// What the stream has been given so far.
@@ -74,6 +80,13 @@ impl Gpu {
         unsafe { ctx.disable_event_tracking() };
         let stream = ctx.new_stream().map_err(|e| fail(describe(&e)))?;
         let name = format!("cuda:{ordinal} {}", ctx.name().map_err(|e| fail(describe(&e)))?);
+        // SAFETY: a plain allocation, freed in `Drop`, and a fill inside it.
+        let arrivals = unsafe {
+            result::malloc_sync(4 * ARRIVALS)
+                .and_then(|a| result::memset_d8_async(a, 0, 4 * ARRIVALS, stream.cu_stream()).map(|()| a))
+        };
+        let arrivals = arrivals.map_err(|e| fail(describe(&e)))?;
+        super::driver::carve(arrivals, 4 * ARRIVALS);
         let sync_launches = std::env::var_os("GHOSTBIT_SYNC_LAUNCHES").is_some_and(|v| v != "0");
         Ok(Self {
             ctx,
@@ -87,6 +100,7 @@ impl Gpu {
             guards: None,
             census: None,
             queue: Mutex::default(),
+            arrivals,
         })
     }
 
@@ -165,6 +179,15 @@ impl Gpu {
             guards.open(self, Guarded { address, bytes, block })?;
         }
         Ok(buffer)
+    }
+
+    /// The address of `count` counters at zero, for kernels whose last block goes on (`kernels/include/last_block.cuh`). All
+    /// launches use the same, one after the other as the stream runs them, and leave zeros. Errors beyond 16,384.
+    pub fn arrivals(&self, count: usize) -> Result<u64> {
+        if count > ARRIVALS {
+            return Err(self.error(format!("{count} counters of blocks asked for, there are {ARRIVALS}")));
+        }
+        Ok(self.arrivals)
     }
 
     /// Calls so far.
@@ -417,6 +440,9 @@ impl Drop for Gpu {
             // SAFETY: free blocks came from `malloc_sync` and nothing uses them. Errors at exit help nobody.
             let _ = unsafe { result::free_sync(address) };
         });
+        super::driver::uncarve(self.arrivals);
+        // SAFETY: as above; the last launch is done.
+        let _ = unsafe { result::free_sync(self.arrivals) };
         for (_, m) in self.modules.lock().unwrap().drain() {
             // SAFETY: loaded by this device, and no launch is pending.
             let _ = unsafe { result::module::unload(m as sys::CUmodule) };
@@ -450,37 +476,3 @@ struct Words {
 
 /// Words per launch.
 const WORDS: usize = 511;
-
-/// One block of device memory; goes back to the pool when dropped (later work on the stream is ordered after it).
-pub struct GpuBuffer {
-    address: u64,
-    /// Start of the block.
-    base: u64,
-    block: usize,
-    device: Arc<Gpu>,
-}
-
-impl GpuBuffer {
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-    pub fn device(&self) -> &Arc<Gpu> {
-        &self.device
-    }
-    /// `bytes` at `address`, in this buffer, are about to be given to a kernel.
-    pub fn asked(&self, address: u64, bytes: usize) {
-        if let Some(census) = &self.device.census {
-            census.asked(address, bytes);
-        }
-    }
-}
-
-impl Drop for GpuBuffer {
-    fn drop(&mut self) {
-        if let Some(guards) = &self.device.guards {
-            guards.close(&self.device, self.address);
-        }
-        super::driver::uncarve(self.base);
-        self.device.pool.put(self.block, self.base);
-    }
-}

@@ -8,6 +8,7 @@ mod counters;
 mod cpu;
 pub mod driver;
 mod gpu;
+mod gpu_buffer;
 mod guard;
 mod launch;
 mod pool;
@@ -15,7 +16,8 @@ mod pool;
 pub use census::KernelWork;
 pub use counters::Counters;
 pub use cpu::{Cpu, HostBuffer, VectorWidth};
-pub use gpu::{Captured, Gpu, GpuBuffer};
+pub use gpu::{Captured, Gpu};
+pub use gpu_buffer::GpuBuffer;
 pub use launch::Launch;
 pub use pool::MemoryStats;
 

@@ -71,15 +71,12 @@ pub(crate) fn statistics(op: &'static str, x: &Tensor) -> Result<(Tensor, Tensor
     if let Some(gpu) = x.gpu() {
         let plan = Stages::new(rows, c);
         let partial = Tensor::empty_like(x, [2, plan.chunks, c])?;
-        plan.first("channel_stats_fwd_partial_f32")
+        plan.first("channel_stats_fwd_f32")
             .ptr(x.address())
-            .ptr(partial.address())
-            .val(plan.params())
-            .run(gpu)?;
-        plan.second("channel_stats_fwd_final_f32")
             .ptr(partial.address())
             .ptr(mean.address())
             .ptr(var.address())
+            .ptr(plan.arrivals(gpu)?)
             .val(plan.params())
             .run(gpu)?;
     } else {
@@ -105,7 +102,7 @@ pub(crate) fn from_moments<T: Real>([sum, square]: &[Vec<f64>; 2], m: f64, [mean
 }
 
 /// Geometry of a two-stage reduction over rows on the GPU: blocks of 256 threads as `lanes` channels times
-/// `256 / lanes` rows reduce one chunk of rows each; then a warp per channel combines the chunks in a fixed order.
+/// `256 / lanes` rows reduce one chunk of rows each; the last block over some channels combines their chunks in a fixed order.
 #[derive(Clone, Copy)]
 pub(crate) struct Stages {
     rows: usize,
@@ -149,20 +146,16 @@ impl Stages {
     pub fn first(&self, kernel: &'static str) -> Launch {
         Launch::new(kernel).grid([self.c.div_ceil(self.lanes) as u32, self.chunks as u32, 1]).block([256, 1, 1])
     }
-    pub fn second(&self, kernel: &'static str) -> Launch {
-        Launch::new(kernel).grid([self.c as u32, 1, 1]).block([32, 1, 1])
+    /// Counters with which the last block over some channels finds itself.
+    fn arrivals(&self, gpu: &Gpu) -> Result<u64> {
+        gpu.arrivals(self.c.div_ceil(self.lanes))
     }
-    /// Allocates the partial sums `[2, chunks, c]`, runs `first` (given the launch, to add its arguments; the partial
-    /// sums and parameters follow them), then sums the chunks into `[2, c]`.
+    /// Allocates the partial sums `[2, chunks, c]` and runs `first` (given the launch with its own arguments; partial sums, sums,
+    /// counters and parameters follow them), which sums the chunks into `[2, c]`.
     pub fn sum_pairs(&self, like: &Tensor, gpu: &Gpu, first: Launch) -> Result<Tensor> {
         let partial = Tensor::empty_like(like, [2, self.chunks, self.c])?;
         let sums = Tensor::empty_like(like, [2, self.c])?;
-        first.ptr(partial.address()).val(self.params()).run(gpu)?;
-        self.second("channel_stats_bwd_final_f32")
-            .ptr(partial.address())
-            .ptr(sums.address())
-            .val(self.params())
-            .run(gpu)?;
+        first.ptr(partial.address()).ptr(sums.address()).ptr(self.arrivals(gpu)?).val(self.params()).run(gpu)?;
         Ok(sums)
     }
 }

@@ -79,7 +79,7 @@ pub fn kl_distill(
     finish(tape, OP, "loss_kl_distill_f32", student, teacher_logits, p)
 }
 
-/// Runs one loss: per-row losses and gradients, then the sum of rows in a fixed order. `other` is labels or teacher.
+/// Runs one loss: per-row losses and gradients, and the sum of rows in a fixed order. `other` is labels or teacher.
 fn finish(
     tape: &mut Tape,
     op: &'static str,
@@ -101,9 +101,10 @@ fn finish(
             .ptr(other.address())
             .ptr(row_losses.address())
             .ptr(slope.as_ref().map_or(0, Tensor::address))
+            .ptr(loss.address())
+            .ptr(gpu.arrivals(1)?)
             .val(p)
             .run(gpu)?;
-        row_loss::sum_on_gpu(&row_losses, &loss)?;
     } else {
         crate::for_real!(op, x.dtype(), T => {
             let slope = slope.as_mut().map(|s| s.host_mut::<T>());

@@ -146,6 +146,25 @@ KERNEL fixed_missing_fence(float* y, int) {
   if (is_last_block(y)) add_partials(y);
 }
 
+KERNEL planted_early_arrival(float* y, int) {
+  if (threadIdx.x == 32) y[blockIdx.x] = 1.0f;
+  if (threadIdx.x != 0) return;
+  __threadfence();
+  if (!is_last_block(y)) return;
+  float sum = 0.0f;
+  for (unsigned b = 0; b < gridDim.x; b++) {
+    sum += y[b];  // BUG planted_early_arrival
+  }
+  y[gridDim.x] = sum;
+}
+KERNEL fixed_early_arrival(float* y, int) {
+  if (threadIdx.x == 32) y[blockIdx.x] = 1.0f;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  __threadfence();
+  if (is_last_block(y)) add_partials(y);
+}
+
 KERNEL planted_uninitialised(float* y, int) {
   SMEM(float, s, [64]);
   int t = threadIdx.x;

@@ -103,7 +103,7 @@ impl BatchNormOp {
         let sums = if affine || self.train {
             let plan = Stages::new(rows, c);
             let first = plan
-                .first("batch_norm_bwd_partial_f32")
+                .first("batch_norm_bwd_sums_f32")
                 .ptr(x)
                 .ptr(dy.address())
                 .ptr(self.mean.address())

@@ -191,11 +191,17 @@ pub(crate) fn layer_parts(x: Source, dy: &Tensor, w: Dims, p: Conv2dParams) -> R
 
 /// `db[k]`: column sums of `dy[.. k]`. F32.
 pub(super) fn bias_grad(dy: &Tensor, db: &mut Tensor, mode: GradMode) -> Result<()> {
-    bias_parts(dy)?.sum(db, mode.beta())
+    column_sums(dy, Some((db, mode.beta()))).map(|_| ())
 }
 
 /// The parts of `db[k]`, of a GPU tensor `dy[.. k]`. F32.
 pub(crate) fn bias_parts(dy: &Tensor) -> Result<Parts> {
+    column_sums(dy, None)
+}
+
+/// One launch; `to` is given the sum of the parts (`db = beta * db +` it).
+fn column_sums(dy: &Tensor, to: Option<(&Tensor, f32)>) -> Result<Parts> {
+    let gpu = dy.gpu().expect("called for GPU tensors");
     let [pixels, k] = dy.shape().rows_cols();
     let columns = blocks(k, 32);
     let (parts, per_part) = cut(pixels, columns as usize);
@@ -205,9 +211,12 @@ pub(crate) fn bias_parts(dy: &Tensor) -> Result<Parts> {
         .block([THREADS, 1, 1])
         .ptr(dy.address())
         .ptr(parts.values.address())
+        .ptr(to.map_or(0, |(db, _)| db.address()))
+        .ptr(gpu.arrivals(columns as usize)?)
         .val(pixels as i32)
         .val(k as i32)
         .val(per_part as i32)
-        .run(dy.gpu().expect("called for GPU tensors"))?;
+        .val(to.map_or(0.0, |(_, beta)| beta))
+        .run(gpu)?;
     Ok(parts)
 }

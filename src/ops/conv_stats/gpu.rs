@@ -7,6 +7,8 @@ use crate::ops::conv2d::{self, Conv2dParams, Geometry, HaloKernels, Kernels};
 use crate::tensor::Tensor;
 
 const THREADS: u32 = 256;
+/// Columns of the narrowest block.
+const NARROWEST: usize = 16;
 
 /// One thread per eight elements of a row, which share a byte of the mask.
 fn launch(kernel: &'static str, rows: usize, row: usize) -> Launch {
@@ -27,6 +29,9 @@ struct Params {
     u: u64,
     mask: u64,
     partial: u64,
+    mean: u64,
+    var: u64,
+    arrivals: u64,
     k: i32,
     /// Residual, relu, mask, y, u, partial; from the lowest bit.
     flags: i32,
@@ -56,8 +61,7 @@ pub(super) fn fused(g: &Geometry, residual: Option<&Tensor>) -> bool {
     g.k.is_multiple_of(8) && residual.is_none_or(|r| r.address().is_multiple_of(16))
 }
 
-/// All of the layer, where it is [`fused`]; mean and variance take a launch more, and a workspace of three values per channel and
-/// row of blocks.
+/// All of the layer, where it is [`fused`]; mean and variance take a workspace of three values per channel and row of blocks.
 pub(super) fn convolve(
     [x, w, bias]: [&Tensor; 3],
     residual: Option<&Tensor>,
@@ -76,7 +80,9 @@ pub(super) fn convolve(
         if made.stats.is_some() {
             partial = Some(Tensor::empty_like(x, [3, blocks, k])?);
         }
+        let arrivals = gpu.arrivals(k.div_ceil(NARROWEST))?;
         let mask = made.mask.as_ref();
+        let (mean, var) = made.stats.as_ref().map_or((None, None), |[mean, var]| (Some(mean), Some(var)));
         let set = [residual.is_some(), relu, mask.is_some(), y.is_some(), u.is_some(), partial.is_some()];
         let then = Params {
             bias: bias.address(),
@@ -85,22 +91,14 @@ pub(super) fn convolve(
             u: address(u),
             mask: address(mask),
             partial: address(partial.as_ref()),
+            mean: address(mean),
+            var: address(var),
+            arrivals,
             k: k as i32,
             flags: set.iter().rev().fold(0, |flags, set| flags << 1 | i32::from(*set)),
         };
         Ok(launch.val(then).behind(&[then.bias, then.residual, then.y, then.u, then.mask, then.partial]))
     })?;
-    if let (Some(partial), Some([mean, var])) = (&partial, &made.stats) {
-        Launch::new("conv_stats_merge_f32")
-            .grid([k as u32, 1, 1])
-            .block([32, 1, 1])
-            .ptr(partial.address())
-            .ptr(mean.address())
-            .ptr(var.address())
-            .val(partial.dim(1) as i32)
-            .val(k as i32)
-            .run(gpu)?;
-    }
     Ok(())
 }
 
