@@ -4,32 +4,15 @@
 // convolution of stride 2; bias exists for its sake and is null otherwise.
 //
 // layout    dy NPQK, w KRSC, dx NHWC, all f32
-// mapping   implicit GEMM in gather form (include/conv_tile.cuh): the pixels of dx fall into stride^2 classes by (h, w)
-//           modulo stride; within a class the taps that hit are the same for all pixels, an arithmetic progression, so a
-//           class is a dense convolution and no multiplication is wasted. Rows = pixels of a class, columns = c, depth =
-//           (taps of the class, k). Grid: row tiles of 128, column tiles of 16, 32 or 64 (the suffix), classes.
+// mapping   implicit GEMM in gather form (include/conv_tile.cuh) over classes of pixels (include/conv_classes.cuh), so that no
+//           multiplication is wasted. Rows = pixels of a class, columns = c, depth = (taps of the class, k). Grid: row tiles of
+//           128, column tiles of 16, 32 or 64 (the suffix), classes.
 //           VEC needs k % 4 == 0, c % 4 == 0 and 16-byte aligned dy and w; `any` takes every shape.
 // traffic   from DRAM 4 bytes * (dy + w + dx); dy is read up to (r*s / stride^2) times from L2
 // order     depth ascending
 // tried     -
 // measured  not yet measured on a GPU
-#include "include/conv_gather.cuh"
-
-// The taps of one dimension that hit a class.
-struct ClassTaps {
-    int first, count;  // tap, in steps of `every`
-    int start;         // source coordinate of the first tap at the class's first pixel
-
-    METHOD ClassTaps(int residue, int taps, int every, const ConvShape& z) : first(0), count(0), start(0) {
-        for (int t = 0; t < every && t < taps; t++) {
-            int d = residue + z.pad - t * z.dilation;
-            if (d % z.stride == 0) {
-                first = t, count = (taps - t + every - 1) / every, start = d / z.stride;
-                break;
-            }
-        }
-    }
-};
+#include "include/conv_classes.cuh"
 
 template <ConvMath MATH_, int COLS_, bool VEC>
 struct DgradSource {
@@ -81,30 +64,19 @@ struct DgradSource {
 
 template <ConvMath MATH, int COLS, bool VEC>
 DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every) {
-    int class_h = blockIdx.z / z.stride, class_w = blockIdx.z % z.stride;
-    ClassTaps r(class_h, z.r, every, z), s(class_w, z.s, every, z);
-    int rows_h = (z.h - class_h + z.stride - 1) / z.stride, rows_w = (z.w - class_w + z.stride - 1) / z.stride;
+    PixelClass part(z, every);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
-    int rows = z.n * rows_h * rows_w;
-    if (first_row >= rows) return;
-    int step = every * z.dilation / z.stride;
-    Window g = {z.n, rows_h, rows_w, z.p, z.q, z.k, 1, r.start, s.start, -step, -step, r.count, s.count};
-    DgradSource<MATH, COLS, VEC> source(g, dy, w, z, r.first, s.first, every, first_row, first_col);
+    if (first_row >= part.rows()) return;
+    DgradSource<MATH, COLS, VEC> source(part.window(every), dy, w, z, part.r.first, part.s.first, every, first_row, first_col);
     Accumulator<MATH, COLS> sums;
-    int depth = r.count * s.count * z.k;
+    int depth = part.r.count * part.s.count * z.k;
     conv_run(source, (depth + Word<MATH>::SLICE - 1) / Word<MATH>::SLICE, sums);
     ConvOutput out(dx, bias, beta, z.c);
-    sums.drain(
-        [&](int row) {
-            row += first_row;
-            if (row >= rows) return -1;
-            int b = row % rows_w, a = row / rows_w % rows_h, n = row / rows_w / rows_h;
-            return ((n * z.h + a * z.stride + class_h) * z.w + b * z.stride + class_w) * z.c;
-        },
-        [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
+    sums.drain([&](int row) { return part.offset(first_row + row); },
+               [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
 }
 
-// every: hitting taps are this far apart, stride / gcd(stride, dilation).
+// every: see conv_classes.cuh.
 #define DGRAD(name, MATH, COLS, VEC)                                                                             \
     KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                    \
         name(ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias, \

@@ -52,15 +52,6 @@ DEV void halo_load(uint32_t* words, const ConvInput<X>& x, const ConvShape& z, i
     }
 }
 
-template <ConvMath MATH>
-DEV void halo_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    if constexpr (MATH == BF16) {
-        mma_bf16(d, a, b0, b1);
-    } else {
-        mma_tf32(d, a, b0, b1);
-    }
-}
-
 template <int C>
 using HaloColumns = TensorColumns<C, 1>;
 
@@ -104,8 +95,8 @@ DEV void halo(const ConvShape& z, const float* x, const float* w, Output out, in
                     ldmatrix_x4(b, columns + pair * 16 * PITCH + step * 8);
 #pragma unroll
                     for (int m = 0; m < MS; m++) {
-                        halo_mma<MATH>(d[m][pair * 2], a[m], b[0], b[1]);
-                        halo_mma<MATH>(d[m][pair * 2 + 1], a[m], b[2], b[3]);
+                        conv_mma<MATH>(d[m][pair * 2], a[m], b[0], b[1]);
+                        conv_mma<MATH>(d[m][pair * 2 + 1], a[m], b[2], b[3]);
                     }
                 }
             }

@@ -62,6 +62,16 @@ DEV uint32_t conv_word(float first, float second) {
     return __float_as_uint(first);
 }
 
+template <ConvMath MATH>
+DEV void conv_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    static_assert(MATH != F32, "tensor cores multiply TF32 and BF16");
+    if constexpr (MATH == BF16) {
+        mma_bf16(d, a, b0, b1);
+    } else {
+        mma_tf32(d, a, b0, b1);
+    }
+}
+
 template <int ROWS>
 DEV int conv_swizzle(int word) {
     return ((word / 4 % 4 * 8) ^ (word / 8 % 2 * 4)) & (ROWS - 1);
@@ -256,13 +266,7 @@ struct Accumulator {
 #pragma unroll
             for (int m = 0; m < MS; m++) {
 #pragma unroll
-                for (int n = 0; n < NS; n++) {
-                    if constexpr (MATH == TF32) {
-                        mma_tf32(d[m][n], fa[m], fb[n][0], fb[n][1]);
-                    } else {
-                        mma_bf16(d[m][n], fa[m], fb[n][0], fb[n][1]);
-                    }
-                }
+                for (int n = 0; n < NS; n++) conv_mma<MATH>(d[m][n], fa[m], fb[n][0], fb[n][1]);
             }
         }
     }

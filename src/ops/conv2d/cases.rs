@@ -49,6 +49,15 @@ fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
         case("halo16", [3, 19, 21, 16], [16, 3, 3], p(1, 1), true),
         case("halo32", [2, 9, 17, 32], [32, 3, 3], p(1, 1), true),
         case("halo16_small", [1, 1, 1, 16], [16, 3, 3], p(1, 1), false),
+        // In TF32 too: many channels, as many as fill slices and not, odd sizes, partial tiles of rows and columns.
+        case("stages", [2, 7, 5, 64], [64, 3, 3], p(1, 1), true),
+        case("stages_wide", [1, 5, 7, 96], [128, 3, 3], p(1, 1), false),
+        case("stages_s2", [2, 9, 7, 128], [96, 3, 3], p(2, 1), false),
+        case("stages_dilated", [1, 9, 7, 64], [64, 3, 3], p(2, 2).dilation(2), true),
+        case("stages_one_by_one", [3, 5, 9, 96], [64, 1, 1], p(1, 0), true),
+        case("stages_one_by_one_s2", [2, 5, 6, 64], [128, 1, 1], p(2, 0), false),
+        case("stages_zeros", [1, 5, 4, 116], [68, 3, 3], p(1, 1), true),
+        upsample_case("stages", [1, 3, 5, 64], 64, true, math),
     ]
     // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
     // does not grow with its length as the tolerance does.
@@ -96,6 +105,8 @@ pub fn cases() -> Vec<Case> {
         upsample_case("generator_128", [16, 8, 8, 128], 128, true, Math::F32).bench(),
         upsample_case("generator_64", [16, 16, 16, 128], 64, true, Math::F32).bench(),
     ];
+    let resnet18 = case("tf32_resnet18_128", [16, 28, 28, 128], [128, 3, 3], p(1, 1).math(Math::Tf32), false);
+    cases.push(resnet18.epsilon(2f64.powi(-11)).slack(0.25).bench());
     cases.extend(tensor_core(Math::Tf32, "tf32", 2f64.powi(-11)));
     cases.extend(tensor_core(Math::Bf16, "bf16", 2f64.powi(-8)));
     cases

@@ -1,12 +1,15 @@
 //! Launches of `kernels/conv2d_*.cu`. Shapes are checked by the callers; sizes and alignment here.
 //!
-//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`). Else every pass has one kernel per math and column
-//! tile (16, 32, 64), reading four floats at once, and one per math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
-//! from the shape (and the alignment of views) alone, so results do not depend on the device. Gradients of filters: `filter_grad.rs`.
+//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`), and so have forward and data gradient of many
+//! (`stages.rs`). Else every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per
+//! math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
+//! from the shape (and the alignment of views) alone, so results do not depend on the device. Gradients of filters:
+//! `filter_grad.rs`.
 
 use super::filter_grad::wgrad;
 use super::halo::{self, Halo, HaloKernels};
 use super::launch::{ROWS, Shape, THREADS, aligned, blocks};
+use super::stages::{self, StageKernels, Stages};
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
@@ -28,7 +31,14 @@ macro_rules! kernels {
         ]
     };
 }
-const FPROP: Kernels = kernels!("fprop");
+/// All kernels that convolve and hand their sums to the same output.
+pub(crate) struct Convolution {
+    pub general: Kernels,
+    pub halo: HaloKernels,
+    pub stages: StageKernels,
+}
+
+const FPROP: Convolution = Convolution { general: kernels!("fprop"), halo: halo::FPROP, stages: stages::FPROP };
 const DGRAD: Kernels = kernels!("dgrad");
 pub(super) const WGRAD: Kernels = kernels!("wgrad");
 
@@ -55,20 +65,22 @@ fn address(t: Option<&Tensor>) -> u64 {
     t.map_or(0, Tensor::address)
 }
 
-/// Launches one of the general `kernels` or of those for few channels (`halo`), chosen by shape, math and alignment alone. `to` is
-/// given the launch and its number of rows of blocks, and adds the arguments that say what becomes of the sums.
+/// Launches one of the `kernels`, chosen by shape, math and alignment alone. `to` is given the launch and its number of rows of
+/// blocks, and adds the arguments that say what becomes of the sums.
 pub(crate) fn convolve(
-    kernels: &Kernels,
-    halo: &HaloKernels,
+    kernels: &Convolution,
     [x, w]: [&Tensor; 2],
     p: Conv2dParams,
     to: impl FnOnce(Launch, usize) -> Result<Launch>,
 ) -> Result<()> {
     let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
     if let Some(few) = Halo::of(&g, p.math, [x, w]) {
-        return few.window(halo, [x, w], to);
+        return few.window(&kernels.halo, [x, w], to);
     }
-    general(choose(kernels, p.math, g.k, g.c % 4 == 0 && aligned([x, w])), [x, w], &g, to)
+    if let Some(many) = Stages::forward(&kernels.stages, &g, p.math, [x, w]) {
+        return to(many.launch(&g, [x, w])?, many.rows())?.run(device(x));
+    }
+    general(choose(&kernels.general, p.math, g.k, g.c % 4 == 0 && aligned([x, w])), [x, w], &g, to)
 }
 
 /// [`convolve`] by kernels that take any number of channels, in f32, TF32 and BF16: for a few that do not come in fours.
@@ -99,7 +111,7 @@ fn general(
 }
 
 fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
-    convolve(&FPROP, &halo::FPROP, [x, w], p, |launch, _| Ok(launch.ptr(address(bias)).ptr(y.address()).val(beta)))
+    convolve(&FPROP, [x, w], p, |launch, _| Ok(launch.ptr(address(bias)).ptr(y.address()).val(beta)))
 }
 
 /// `bias` has one value per channel of `dx`.
@@ -110,20 +122,22 @@ fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: 
             Ok(launch.ptr(address(bias)).ptr(dx.address()).val(beta))
         });
     }
-    let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
+    let every = (g.stride / gcd(g.stride, g.dilation)) as i32;
     let rows = g.n * g.h.div_ceil(g.stride) * g.w.div_ceil(g.stride);
-    Launch::new(kernel)
-        .grid([blocks(rows, ROWS), blocks(g.c, cols), (g.stride * g.stride) as u32])
-        .block([THREADS, 1, 1])
-        .val(Shape::new(&g)?)
-        .ptr(dy.address())
-        .ptr(w.address())
-        .ptr(address(bias))
-        .ptr(dx.address())
-        .val(beta)
-        .val((g.stride / gcd(g.stride, g.dilation)) as i32)
-        .flops(g.flops())
-        .run(device(dy))
+    let classes = g.stride * g.stride;
+    let launch = if let Some(many) = Stages::of(&stages::DGRAD, &g, p.math, [rows, g.c, g.k, classes], [dy, w]) {
+        many.launch(&g, [dy, w])?
+    } else {
+        let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
+        Launch::new(kernel)
+            .grid([blocks(rows, ROWS), blocks(g.c, cols), classes as u32])
+            .block([THREADS, 1, 1])
+            .val(Shape::new(&g)?)
+            .ptr(dy.address())
+            .ptr(w.address())
+            .flops(g.flops())
+    };
+    launch.ptr(address(bias)).ptr(dx.address()).val(beta).val(every).run(device(dy))
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -17,11 +17,11 @@ mod launch;
 mod params;
 mod plain;
 mod rule;
+mod stages;
 
 pub use cases::cases;
 pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
-pub(crate) use gpu::{Kernels, convolve, convolve_any};
-pub(crate) use halo::HaloKernels;
+pub(crate) use gpu::{Convolution, convolve, convolve_any};
 pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
 

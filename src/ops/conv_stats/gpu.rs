@@ -3,7 +3,7 @@
 use super::Made;
 use crate::Result;
 use crate::device::Launch;
-use crate::ops::conv2d::{self, Conv2dParams, Geometry, HaloKernels, Kernels};
+use crate::ops::conv2d::{self, Conv2dParams, Convolution, Geometry};
 use crate::tensor::Tensor;
 
 const THREADS: u32 = 256;
@@ -47,13 +47,16 @@ macro_rules! kernels {
         ]
     };
 }
-const KERNELS: Kernels = [kernels!("f32"), kernels!("tf32"), kernels!("bf16")];
-const HALO: HaloKernels = [
-    "conv_stats_fprop_tf32_halo16",
-    "conv_stats_fprop_tf32_halo32",
-    "conv_stats_fprop_bf16_halo16",
-    "conv_stats_fprop_bf16_halo32",
-];
+const KERNELS: Convolution = Convolution {
+    general: [kernels!("f32"), kernels!("tf32"), kernels!("bf16")],
+    halo: [
+        "conv_stats_fprop_tf32_halo16",
+        "conv_stats_fprop_tf32_halo32",
+        "conv_stats_fprop_bf16_halo16",
+        "conv_stats_fprop_bf16_halo32",
+    ],
+    stages: [None; 3],
+};
 
 /// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of
 /// a product, and four values of a row are read at once if the residual is aligned.
@@ -76,7 +79,7 @@ pub(super) fn convolve(
     let u = follows.then(|| made.u.as_ref().unwrap_or(&made.y));
     let y = (!follows || made.u.is_some()).then_some(&made.y);
     let mut partial = None;
-    conv2d::convolve(&KERNELS, &HALO, [x, w], p, |launch, blocks| {
+    conv2d::convolve(&KERNELS, [x, w], p, |launch, blocks| {
         if made.stats.is_some() {
             partial = Some(Tensor::empty_like(x, [3, blocks, k])?);
         }
