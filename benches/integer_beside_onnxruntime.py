@@ -10,23 +10,44 @@ import numpy as np, onnx, onnxruntime
 ROUNDS, BATCHES = 7, (1, 64)
 
 def without_quantizers(model):
-    """The float network: values pass by their quantizers, weights are the values of their codes."""
+    """The float network: values pass by their quantizers, weights are the values of their codes, and what is constant per channel
+    behind a convolution is folded into it."""
     graph, constants = model.graph, {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    passed, kept = {}, []
+    passed, kept, folded = {}, [], {}
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = passed.get(name, name)
+        is_constant = node.op_type in ("Mul", "Sub", "Add") and node.input[1] in constants
+        behind = folded.get(node.input[0]) if is_constant else None
+        # Steps of a quantizer.
+        scaled = is_constant and constants[node.input[1]].ndim == 0
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
             codes, step, zero = (constants[n].astype(np.float32) for n in node.input)
             rows = (-1,) + (1,) * (codes.ndim - 1)
-            values = (codes - zero.reshape(rows)) * step.reshape(rows)
-            graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), node.output[0]))
-        elif node.op_type in ("QuantizeLinear", "Clip", "DequantizeLinear"):
+            constants[node.output[0]] = (codes - zero.reshape(rows)) * step.reshape(rows)
+        elif behind is not None and not scaled:
+            v = constants[node.input[1]].reshape(-1)
+            scale, shift = {"Mul": (v, 0), "Sub": (1, -v), "Add": (1, v)}[node.op_type]
+            behind["scale"], behind["shift"] = behind["scale"] * scale, behind["shift"] * scale + shift
+            passed[node.output[0]] = node.input[0]
+        elif node.op_type in ("QuantizeLinear", "Clip", "DequantizeLinear", "Div") or scaled:
             passed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    del graph.node[:]
+            if node.op_type == "Conv":
+                weight, *bias = (constants[n] for n in node.input[1:])
+                shift = bias[0] if bias else np.zeros(len(weight), np.float32)
+                folded[node.output[0]] = {"node": node, "weight": weight, "scale": np.ones_like(shift), "shift": shift}
+    for conv in folded.values():
+        name = conv["node"].output[0]
+        del conv["node"].input[1:]
+        conv["node"].input.extend([f"{name}/w", f"{name}/b"])
+        constants[f"{name}/w"] = conv["weight"] * conv["scale"].reshape(-1, 1, 1, 1)
+        constants[f"{name}/b"] = conv["shift"]
+    used = {name for node in kept for name in node.input}
+    del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
+    graph.initializer.extend(onnx.numpy_helper.from_array(v, n) for n, v in constants.items() if n in used)
     return model
 
 def seconds(session, batch):
