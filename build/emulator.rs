@@ -16,7 +16,7 @@ pub fn compiler() -> Option<PathBuf> {
         .find(|cxx| Command::new(cxx).arg("--version").output().is_ok_and(|o| o.status.success()))
 }
 
-const RUNTIME: &[&str] = &["fiber", "simt", "memory", "launch", "driver", "driver_stream"];
+const RUNTIME: &[&str] = &["fiber", "simt", "wgmma", "memory", "launch", "driver", "driver_stream"];
 const CHECKER: &[&str] = &["check", "tsan_abi"];
 
 struct Unit {

@@ -55,9 +55,10 @@ KERNEL adaround_bwd_f32(const float* __restrict__ level, const float* __restrict
     }
 }
 
-// slope may be null: not wanted.
-KERNEL adaround_penalty_f32(const float* __restrict__ v, double* __restrict__ sums, float* __restrict__ slope, int n,
-                            float beta) {
+// slope may be null: not wanted. `stored`, if not null, holds beta.
+KERNEL adaround_penalty_f32(const float* __restrict__ v, double* __restrict__ sums, float* __restrict__ slope,
+                            const float* __restrict__ stored, int n, float beta) {
+    if (stored) beta = *stored;
     int begin = blockIdx.x * CHUNK;
     int end = min(begin + CHUNK, n);
     double sum = 0.0;

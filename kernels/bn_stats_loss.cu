@@ -35,11 +35,12 @@ KERNEL bn_stats_loss_fwd_f32(Layers layers, float* __restrict__ loss, int count,
     if (threadIdx.x == 0) loss[0] = more ? loss[0] + sum : sum;
 }
 
-KERNEL bn_stats_loss_bwd_f32(Layers layers, const float* __restrict__ dloss, float share) {
+// dloss null: the gradient of the loss is `known`.
+KERNEL bn_stats_loss_bwd_f32(Layers layers, const float* __restrict__ dloss, float known, float share) {
     const Layer& layer = layers.of[blockIdx.y];
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= layer.c) return;
-    float scale = dloss[0] * (2.0f * share / (float)layer.c);
+    float scale = (dloss ? dloss[0] : known) * (2.0f * share / (float)layer.c);
 #pragma unroll
     for (int s = 0; s < 2; s++) {
         if (layer.gradients[s]) layer.gradients[s][i] = scale * (layer.values[s][i] - layer.targets[s][i]);

@@ -1,7 +1,7 @@
 // Data gradient of a convolution (src/ops/conv2d): dx[n,h,w,c] = beta * dx + bias[c] + sum over k and the taps that hit of
 //   dy[n, (h + pad - r*dilation) / stride, (w + pad - s*dilation) / stride, k] * w[k,r,s,c]
 // (taps whose division leaves a rest do not hit). Also upsample + convolution forward, which is the transpose of a 4x4
-// convolution of stride 2; bias exists for its sake and is null otherwise.
+// convolution of stride 2; bias exists for its sake and is null otherwise. What follows: include/grad_output.cuh.
 //
 // layout    dy NPQK, w KRSC, dx NHWC, all f32
 // mapping   implicit GEMM in gather form (include/conv_tile.cuh) over classes of pixels (include/conv_classes.cuh), so that no
@@ -13,6 +13,7 @@
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/conv_classes.cuh"
+#include "include/grad_output.cuh"
 
 template <ConvMath MATH_, int COLS_, bool VEC>
 struct DgradSource {
@@ -63,7 +64,8 @@ struct DgradSource {
 };
 
 template <ConvMath MATH, int COLS, bool VEC>
-DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every) {
+DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every,
+               const GradFinish& f) {
     PixelClass part(z, every);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     if (first_row >= part.rows()) return;
@@ -71,17 +73,20 @@ DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float*
     Accumulator<MATH, COLS> sums;
     int depth = part.r.count * part.s.count * z.k;
     conv_run(source, (depth + Word<MATH>::SLICE - 1) / Word<MATH>::SLICE, sums);
-    ConvOutput out(dx, bias, beta, z.c);
-    sums.drain([&](int row) { return part.offset(first_row + row); },
-               [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
+    // Computed again: kept, it would take registers that the products need.
+    PixelClass again(z, opaque(every));
+    int row = opaque(blockIdx.x) * CONV_ROWS, col = opaque(blockIdx.y) * COLS;
+    GradOutput out(dx, bias, beta, z.c, f);
+    sums.drain([&](int i) { return again.offset(row + i); },
+               [&](int at, int i, float v0, float v1) { out.pair(at, col + i, v0, v1); });
 }
 
 // every: see conv_classes.cuh.
 #define DGRAD(name, MATH, COLS, VEC)                                                                             \
     KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                    \
         name(ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias, \
-             float* __restrict__ dx, float beta, int every) {                                                    \
-        dgrad<MATH, COLS, VEC>(z, dy, w, bias, dx, beta, every);                                                 \
+             float* __restrict__ dx, float beta, GradFinish f, int every) {                                      \
+        dgrad<MATH, COLS, VEC>(z, dy, w, bias, dx, beta, every, f);                                              \
     }
 
 DGRAD(conv2d_dgrad_f32_n16, F32, 16, true)

@@ -16,6 +16,7 @@
 // tried     -
 // measured  not yet measured on a GPU
 #include "include/conv_halo.cuh"
+#include "include/grad_output.cuh"
 
 // One part of dw[k 3 3 c] per block, to dw + blockIdx.x * (its elements), and of dy's column sums, to columns + blockIdx.x * C.
 template <ConvMath MATH, int C, typename X>
@@ -104,8 +105,8 @@ DEV void halo_wgrad(const ConvShape& z, const ConvInput<X>& x, const float* dy, 
     }                                                                                                                 \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_dgrad_##math##_halo##C(                                          \
         ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,       \
-        float* __restrict__ dx, float beta, int tiles) {                                                              \
-        halo<MATH, C, MS, true>(z, dy, w, PlainOutput<HaloColumns<C>>(dx, bias, beta, C), tiles);                     \
+        float* __restrict__ dx, float beta, GradFinish f, int tiles) {                                                \
+        halo<MATH, C, MS, true>(z, dy, w, GradColumns<HaloColumns<C>>(dx, bias, beta, C, f), tiles);                  \
     }                                                                                                                 \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_wgrad_##math##_halo##C(                                          \
         ConvShape z, const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw,               \

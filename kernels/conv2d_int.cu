@@ -5,11 +5,13 @@
 //
 // layout    x NHWC and w KRSC, signed bytes; y NPQK f32
 // mapping   include/conv_int.cuh: column tiles of 16, 32 or 64 (the suffix); `c4` and `any` where channels do not come in
-//           sixteens. Each block adds up the taps of its own filters, which it reads once more for it: no launch before
+//           sixteens. Each block adds up the taps of its own filters, which it reads once more for it: no launch before.
+//           `wgmma64` and `wgmma128`: include/conv_int_wgmma.cuh, many channels on sm_90
 // traffic   bytes of x + w, 4 bytes * y; x is read r*s times from L2
 // order     exact integers
 // tried     -
 // measured  not yet measured on a GPU
+#include "include/conv_int_wgmma.cuh"
 #include "include/int_value.cuh"
 
 // taps[k][r s] = sum over c of (qw + zw), for filters of more taps than a block of the convolution has room for.
@@ -51,8 +53,17 @@ struct ValueSink {
         conv_int<COLS, V, false>(z, x, w, ValueSink(z, IntValues(z, w, q, taps, bias), y));                               \
     }
 
+#define CONV_INT_WGMMA(name, COLS)                                                                                     \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                          \
+        name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ w, Quantizers q,          \
+             const Wide* __restrict__ taps, const float* __restrict__ bias, float* __restrict__ y) {                   \
+        conv_int_wgmma<COLS, false>(z, x, w, ValueSink(z, IntValues(z, w, q, taps, bias), y));                         \
+    }
+
 CONV_INT(conv2d_int_n16, 16, 16, 2)
 CONV_INT(conv2d_int_n32, 32, 16, 2)
 CONV_INT(conv2d_int_n64, 64, 16, 2)
 CONV_INT(conv2d_int_c4, 32, 4, 2)
 CONV_INT(conv2d_int_any, 32, 1, 1)
+CONV_INT_WGMMA(conv2d_int_wgmma64, 64)
+CONV_INT_WGMMA(conv2d_int_wgmma128, 128)

@@ -16,10 +16,11 @@
 // measured  not yet measured on a GPU
 #include "include/conv_classes.cuh"
 #include "include/conv_stages.cuh"
+#include "include/grad_output.cuh"
 
 template <ConvMath MATH, int COLS>
 DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta,
-                      int every) {
+                      int every, const GradFinish& f) {
     PixelClass part(z, every);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     if (first_row >= part.rows()) return;
@@ -27,10 +28,10 @@ DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const
     StagedPixels pixels(g, dy, first_row);
     StagedChannels<MATH, COLS> channels(w, z, part.r.first, part.s.first, every, first_col);
     Accumulator<MATH, COLS> sums;
-    run_stages(g, pixels, channels, sums);
+    run_stages<Stages<COLS>::MOST>(g, pixels, channels, sums);
     // Computed again: kept, it would take registers that the products need.
     PixelClass again(z, opaque(every));
-    ConvOutput out(dx, bias, beta, z.c);
+    GradOutput out(dx, bias, beta, z.c, f);
     sums.drain([&](int row) { return again.offset(first_row + row); },
                [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
 }
@@ -40,12 +41,12 @@ DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const
         ConvShape z, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,       \
         float* __restrict__ y, float beta) {                                                                         \
         typedef Accumulator<MATH, COLS>::Columns Columns;                                                            \
-        fprop_stages<MATH, COLS>(z, x, w, PlainOutput<Columns>(y, bias, beta, z.k));                                 \
+        fprop_stages<MATH, COLS, Stages<COLS>::MOST>(z, x, w, PlainOutput<Columns>(y, bias, beta, z.k));                               \
     }                                                                                                                \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_dgrad_##math##_stages##COLS(                                    \
         ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,      \
-        float* __restrict__ dx, float beta, int every) {                                                             \
-        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every);                                                   \
+        float* __restrict__ dx, float beta, GradFinish f, int every) {                                               \
+        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every, f);                                                \
     }
 
 STAGES(TF32, tf32, 64)

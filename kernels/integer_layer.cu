@@ -12,12 +12,12 @@
 //
 // layout    x NHWC and y NPQK, signed bytes (y f32 without a quantizer); w KRSC, signed bytes, or two codes to a byte (`w4`)
 // mapping   include/conv_int.cuh: column tiles of 16, 32 or 64 (the suffix), `c4` and `any` where channels do not come in
-//           sixteens; `finish`: a thread per value
+//           sixteens; `wgmma*`: include/conv_int_wgmma.cuh; `finish`: a thread per value
 // traffic   bytes of x + w, of the residual, of y
 // order     exact integers, then one output per thread
 // tried     -
 // measured  not yet measured on a GPU
-#include "include/conv_int.cuh"
+#include "include/conv_int_wgmma.cuh"
 #include "include/quant.cuh"
 
 // Mirrors Weights of src/ops/integer_layer/gpu.rs: per channel; taps[k][r s] = sum over c of (qw + zw).
@@ -96,6 +96,13 @@ struct LayerSink {
         conv_int<COLS, V, PACKED>(z, x, filter, LayerSink(z, w, s, y));                                                     \
     }
 
+#define INTEGER_LAYER_WGMMA(name, COLS, PACKED)                                                                         \
+    KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                          \
+        name(ConvShape z, const signed char* __restrict__ x, const signed char* __restrict__ filter, Weights w, StepArgs s,  \
+             void* __restrict__ y) {                                                                                   \
+        conv_int_wgmma<COLS, PACKED>(z, x, filter, LayerSink(z, w, s, y));                                             \
+    }
+
 INTEGER_LAYER(integer_layer_n16, 16, 16, false, 2)
 INTEGER_LAYER(integer_layer_n32, 32, 16, false, 2)
 INTEGER_LAYER(integer_layer_n64, 64, 16, false, 2)
@@ -104,6 +111,10 @@ INTEGER_LAYER(integer_layer_n32_w4, 32, 16, true, 2)
 INTEGER_LAYER(integer_layer_n64_w4, 64, 16, true, 2)
 INTEGER_LAYER(integer_layer_c4, 32, 4, false, 2)
 INTEGER_LAYER(integer_layer_any, 32, 1, false, 1)
+INTEGER_LAYER_WGMMA(integer_layer_wgmma64, 64, false)
+INTEGER_LAYER_WGMMA(integer_layer_wgmma128, 128, false)
+INTEGER_LAYER_WGMMA(integer_layer_wgmma64_w4, 64, true)
+INTEGER_LAYER_WGMMA(integer_layer_wgmma128_w4, 128, true)
 
 // x: f32, or codes of a; n values of k channels
 KERNEL integer_layer_finish(const void* __restrict__ x, int codes, Affine a, StepArgs s, void* __restrict__ y, int n, int k) {

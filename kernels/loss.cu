@@ -1,49 +1,11 @@
 // Softmax cross entropy and distillation KL over logits [n, c] (src/ops/loss.rs).
 //
-// mapping   one block of 128 threads per row, the last of which sums the rows; loss_sum, for losses elsewhere, one block;
+// mapping   one block of 128 threads per row, the last of which sums the rows (include/loss_rows.cuh); loss_sum, for losses elsewhere, one block;
 //           loss_scale one thread per element
 // traffic   logits once from memory (three passes, cached), gradient 4 bytes per element
 // precision rows in f64, rounded once: log p - log q cancels, and the arrays are tiny
 // order     fixed: thread stride, butterfly, warp order; rows summed by one block
-#include "include/last_block.cuh"
-#include "include/reduce.cuh"
-
-struct LossParams {
-    double weight, slope, inverse_temperature;
-    int n, c;
-};
-
-DEV double row_max(const float* __restrict__ x, LossParams p) {
-    double m = -1.0e300;
-    for (int i = threadIdx.x; i < p.c; i += 128) {
-        double v = (double)x[i] * p.inverse_temperature;
-        m = m > v ? m : v;
-    }
-    return block_max<128>(m);
-}
-
-DEV double row_sum(const float* __restrict__ x, double top, LossParams p) {
-    double s = 0.0;
-    for (int i = threadIdx.x; i < p.c; i += 128) s += exp((double)x[i] * p.inverse_temperature - top);
-    return block_sum<128>(s);
-}
-
-// By all 128 threads of every block, after its row: the last one adds up the rows in the order of loss_sum_f32.
-DEV void sum_rows(const double* row_losses, float* loss, unsigned* arrivals, int n) {
-    SMEM(double, warps, [8]);
-    if (!last_block(arrivals, gridDim.x)) return;
-    for (int half = 0; half < 2; half++) {
-        double s = 0.0;
-        for (int i = half * 128 + threadIdx.x; i < n; i += 256) s += __ldcg(row_losses + i);
-        s = warp_sum(s);
-        if (threadIdx.x % 32 == 0) warps[half * 4 + threadIdx.x / 32] = s;
-    }
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    double s = warps[0];
-    for (int i = 1; i < 8; i++) s += warps[i];
-    loss[0] = (float)s;
-}
+#include "include/loss_rows.cuh"
 
 KERNEL loss_cross_entropy_f32(const float* __restrict__ logits, const int* __restrict__ labels, double* row_losses,
                               float* __restrict__ slope, float* __restrict__ loss, unsigned* arrivals, LossParams p) {
@@ -61,7 +23,9 @@ KERNEL loss_cross_entropy_f32(const float* __restrict__ logits, const int* __res
         double q = exp((double)x[i] - top) * (p.slope / sum);
         slope[(size_t)row * p.c + i] = (float)(i == label ? q - p.slope : q);
     }
-    sum_rows(row_losses, loss, arrivals, p.n);
+    if (!last_block(arrivals, gridDim.x)) return;
+    double all = sum_rows(row_losses, p.n);
+    if (threadIdx.x == 0) loss[0] = (float)all;
 }
 
 KERNEL loss_kl_distill_f32(const float* __restrict__ student, const float* __restrict__ teacher, double* row_losses,
@@ -86,7 +50,9 @@ KERNEL loss_kl_distill_f32(const float* __restrict__ student, const float* __res
     }
     loss = block_sum<128>(loss);
     if (threadIdx.x == 0) row_losses[row] = p.weight * loss;
-    sum_rows(row_losses, total, arrivals, p.n);
+    if (!last_block(arrivals, gridDim.x)) return;
+    double all = sum_rows(row_losses, p.n);
+    if (threadIdx.x == 0) total[0] = (float)all;
 }
 
 KERNEL loss_sum_f32(const double* __restrict__ row_losses, float* __restrict__ loss, int n) {
@@ -96,7 +62,9 @@ KERNEL loss_sum_f32(const double* __restrict__ row_losses, float* __restrict__ l
     if (threadIdx.x == 0) loss[0] = (float)s;
 }
 
-KERNEL loss_scale_f32(const float* __restrict__ slope, const float* __restrict__ dy, float* __restrict__ dx, int n) {
+// dy null: the gradient of the loss is `known`.
+KERNEL loss_scale_f32(const float* __restrict__ slope, const float* __restrict__ dy, float* __restrict__ dx, float known,
+                      int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) dx[i] = slope[i] * dy[0];
+    if (i < n) dx[i] = slope[i] * (dy ? dy[0] : known);
 }

@@ -1,8 +1,9 @@
 // Optimizer steps over flat buffers (src/optim/sgd.rs, adam.rs).
 //
-// mapping   four parameters per thread; adam_tick one thread
+// mapping   four parameters per thread
 // traffic   SGD 20 bytes per parameter, Adam 28
 // order     no reductions
+#include "include/last_block.cuh"
 #include "include/quads.cuh"
 
 struct SgdSettings {
@@ -37,17 +38,16 @@ struct AdamSettings {
     int n;
 };
 
-// Counts the step and forms its bias corrections: 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t).
-KERNEL optim_adam_tick_f32(int* __restrict__ step, float* __restrict__ corrections, AdamSettings s) {
-    int t = step[0] + 1;
-    step[0] = t;
-    corrections[0] = (float)(1.0 / (1.0 - pow(s.beta1, (double)t)));
-    corrections[1] = (float)(1.0 / sqrt(1.0 - pow(s.beta2, (double)t)));
-}
-
+// Every block forms the bias corrections 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t) of the step under way; the last one counts it.
 KERNEL optim_adam_f32(float* __restrict__ params, const float* __restrict__ grads, float* __restrict__ ms,
-                      float* __restrict__ vs, const float* __restrict__ corrections, const float* __restrict__ rate,
+                      float* __restrict__ vs, int* step, const float* __restrict__ rate, unsigned* arrivals,
                       AdamSettings s) {
+    SMEM(float, corrections, [2]);
+    int t = step[0] + 1;
+    // By two warps, side by side.
+    if (threadIdx.x == 0) corrections[0] = (float)(1.0 / (1.0 - pow(s.beta1, (double)t)));
+    if (threadIdx.x == 32) corrections[1] = (float)(1.0 / sqrt(1.0 - pow(s.beta2, (double)t)));
+    __syncthreads();
     float lr = rate ? __fmul_rn(*rate, s.lr) : s.lr;
     float first = corrections[0], second = corrections[1];
     quads_update(params, grads, ms, vs, s.n, [=](float& p, float grad, float& m, float& v) {
@@ -56,4 +56,5 @@ KERNEL optim_adam_f32(float* __restrict__ params, const float* __restrict__ grad
         v = (float)s.beta2 * v + (float)(1.0 - s.beta2) * g * g;
         p -= lr * first * m / (sqrtf(v) * second + s.epsilon);
     });
+    if (last_block(arrivals, gridDim.x) && threadIdx.x == 0) step[0] = t;
 }

@@ -11,7 +11,10 @@ struct ReflectShiftParams {
 
 DEV int mirror(int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); }
 
-KERNEL reflect_shift_fwd_f32(const float* __restrict__ x, float* __restrict__ y, ReflectShiftParams p) {
+// stored, if not null, holds dy and dx plus 1.
+KERNEL reflect_shift_fwd_f32(const float* __restrict__ x, float* __restrict__ y,
+                             const int* __restrict__ stored, ReflectShiftParams p) {
+    if (stored) p.dy = stored[0] - 1, p.dx = stored[1] - 1;
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.n * p.h * p.w * p.c) return;
     int channel = at % p.c, pixel = at / p.c;
@@ -27,7 +30,9 @@ DEV void readers(int s, int n, int shift, int* moved, int* mirrored) {
     *mirrored = shift == 1 && s == n - 2 ? n - 1 : (shift == -1 && s == 1 ? 0 : -1);
 }
 
-KERNEL reflect_shift_bwd_f32(const float* __restrict__ dy, float* __restrict__ dx, ReflectShiftParams p) {
+KERNEL reflect_shift_bwd_f32(const float* __restrict__ dy, float* __restrict__ dx,
+                             const int* __restrict__ stored, ReflectShiftParams p) {
+    if (stored) p.dy = stored[0] - 1, p.dx = stored[1] - 1;
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.n * p.h * p.w * p.c) return;
     int channel = at % p.c, pixel = at / p.c;

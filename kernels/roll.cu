@@ -6,10 +6,21 @@
 #include "include/device.cuh"
 
 struct RollParams {
-    int n, h, w, c, down, right;
+    int n, h, w, c, down, right, reach, back;
 };
 
-KERNEL roll_f32(const float* __restrict__ x, float* __restrict__ y, RollParams p) {
+DEV int wrapped(int shift, int n) {
+    int s = shift % n;
+    return s < 0 ? s + n : s;
+}
+
+// stored, if not null, holds the shift plus p.reach.
+KERNEL roll_f32(const float* __restrict__ x, float* __restrict__ y, const int* __restrict__ stored, RollParams p) {
+    if (stored) {
+        int sign = p.back ? -1 : 1;
+        p.down = wrapped(sign * (stored[0] - p.reach), p.h);
+        p.right = wrapped(sign * (stored[1] - p.reach), p.w);
+    }
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.n * p.h * p.w * p.c) return;
     int channel = at % p.c, pixel = at / p.c;

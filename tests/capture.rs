@@ -163,6 +163,47 @@ fn best_is_the_same_with_graphs_and_without() {
     assert!(results[0].1 == results[1].1, "the state differs");
 }
 
+/// What comes between warm-up and student: stored images, some cropped, and learned rounding, block by block.
+#[test]
+fn images_and_blocks_are_the_same_with_graphs_and_without() {
+    let _alone = alone();
+    let short = ["warmup=0", "iters=0", "images.count=4", "images.iters=5", "images.augment=0.5", "ranges.batches=1"];
+    let terms = ["images.loss.bn_stats.weight=1", "images.loss.cross_entropy.weight=0.1"];
+    let blocks = ["reconstruction.iters=6", "reconstruction.batch=4"];
+    let ways = [["images.schedule=plateau", "images.swing=false"], ["images.roll=3", "images.swing=true"]];
+    for way in ways {
+        let r = recipe("genie", &[&short[..], &terms, &blocks, &way].concat());
+        let mut results = Vec::new();
+        for graphs in [true, false] {
+            let device = Device::emulator().unwrap();
+            let mut run = start(&device, &r);
+            if !graphs {
+                run = run.without_graphs();
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let mut seen = Vec::new();
+            run.run(&[], folder.path(), 0, &AtomicBool::new(false), &mut |e| {
+                match e {
+                    Event::Images { loss, .. } => seen.push(format!("images {loss}")),
+                    Event::Block { report, .. } => seen.push(format!("{report:?}")),
+                    e => note(&mut seen, e),
+                }
+                Ok(())
+            })
+            .unwrap();
+            let (blocks, batches) = (5, seen.iter().filter(|l| l.starts_with("images")).count() as u64);
+            assert!(batches >= 2 && seen.iter().filter(|l| l.starts_with("BlockReport")).count() == blocks, "{seen:?}");
+            // Of each kind all but the first: images with crops and without, and in each block five with the penalty.
+            let replays = device.gpu().unwrap().counters().graphs;
+            let most = 5 * batches + 4 * blocks as u64;
+            assert!(if graphs { (most - 2..most).contains(&replays) } else { replays == 0 }, "{replays} of {most}");
+            results.push((seen, state(&mut run)));
+        }
+        assert_eq!(results[0].0, results[1].0, "{way:?}");
+        assert!(results[0].1 == results[1].1, "{way:?}: the state differs");
+    }
+}
+
 #[test]
 fn a_failure_in_a_graph_names_it_and_keeps_the_checkpoint() {
     let _alone = alone();

@@ -84,9 +84,13 @@ fn counts_hold_bytes_and_products() {
     assert!((2.95 * forward..3.0 * forward).contains(&flops), "{:.3} forward passes", flops / forward);
 }
 
+fn small_teacher(device: &Device) -> Network {
+    Network::new(device, cifar_resnet(1, 10), 7).unwrap()
+}
+
 /// Every bit of the state after some iterations, graphs and all.
-fn state(device: &Device, seed: u64) -> Vec<u8> {
-    let teacher = Network::new(device, cifar_resnet(1, 10), 7).unwrap();
+fn state(teacher: Network, seed: u64) -> Vec<u8> {
+    let device = &teacher.device();
     let mut recipe = Recipe::load("gdfq").unwrap();
     for s in ["batch=2", "warmup=3", "iters=8", "math=f32"] {
         recipe.set(s).unwrap();
@@ -105,15 +109,50 @@ fn state(device: &Device, seed: u64) -> Vec<u8> {
 #[test]
 fn runs_on_streams_of_one_gpu_do_not_touch_each_other() {
     let gpu = Device::emulator_guarded().unwrap();
-    let alone: Vec<Vec<u8>> = [1, 2].iter().map(|s| state(&gpu.beside().unwrap(), *s)).collect();
+    let alone: Vec<Vec<u8>> = [1, 2].iter().map(|s| state(small_teacher(&gpu.beside().unwrap()), *s)).collect();
     assert!(alone[0] != alone[1]);
     let together: Vec<Vec<u8>> = std::thread::scope(|scope| {
         let start = |seed| {
-            let device = gpu.beside().unwrap();
-            scope.spawn(move || state(&device, seed))
+            let teacher = small_teacher(&gpu.beside().unwrap());
+            scope.spawn(move || state(teacher, seed))
         };
         let runs = [1, 2].map(start);
         runs.map(|r| r.join().unwrap()).into()
     });
     assert!(alone == together);
+
+    // With one teacher for both, whose owner lets go of it while they run.
+    let owner = small_teacher(&gpu);
+    let before = owner.params.values().to_vec::<f32>().unwrap();
+    let kept = owner.params.values().clone();
+    let readers = [1, 2].map(|seed| (seed, owner.shared(&gpu.beside().unwrap()).unwrap()));
+    for (_, reader) in &readers {
+        assert_eq!(reader.params.values().address(), owner.params.values().address());
+        let same = owner.buffers.iter().all(|(name, t)| reader.buffers[name].address() == t.address());
+        assert!(same && reader.device() != gpu && reader.device().memory().live == 0);
+    }
+    let shared: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let runs = readers.map(|(seed, teacher)| scope.spawn(move || state(teacher, seed)));
+        drop(owner);
+        runs.map(|r| r.join().unwrap()).into()
+    });
+    assert!(alone == shared);
+    assert_eq!(kept.to_vec::<f32>().unwrap(), before);
+    drop(kept);
+    assert_eq!(gpu.memory().live, 0, "the owner's memory is freed with the last reader");
+}
+
+#[test]
+fn memory_is_lent_between_streams_of_one_device_only() {
+    let gpu = Device::emulator().unwrap();
+    let t = ghostbit::tensor::Tensor::from_slice(&gpu, [3], &[1f32, 2.0, 3.0]).unwrap();
+    let e = t.lent(&Device::cpu()).unwrap_err().to_string();
+    assert!(e.contains("cannot be read by cpu"), "{e}");
+    let other = gpu.beside().unwrap();
+    let reader = t.lent(&other).unwrap();
+    drop(t);
+    // Its block is not handed out again while somebody reads it.
+    let next = ghostbit::tensor::Tensor::zeros(&gpu, [3], ghostbit::tensor::DType::F32).unwrap();
+    assert_ne!(next.address(), reader.address());
+    assert_eq!(reader.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
 }

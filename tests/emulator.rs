@@ -70,7 +70,7 @@ impl Emulator {
     }
 }
 
-/// Runs a planted or fixed kernel: blocks of 64 threads on a buffer of 128 zeros.
+/// Runs a planted or fixed kernel: blocks of 64 threads (a warpgroup of 128) on a buffer of 128 zeros.
 fn bug(kernel: &str) -> Result<(), String> {
     use cudarc::driver::DevicePtr;
     let emulator = emulator();
@@ -82,7 +82,8 @@ fn bug(kernel: &str) -> Result<(), String> {
         "block_race" | "missing_fence" | "early_arrival" => 2,
         _ => 1,
     };
-    emulator.launch(kernel, blocks, 64, 256, &mut args)
+    let (threads, smem) = if kernel.contains("wgmma") { (128, 1024 + 144 * 128) } else { (64, 256) };
+    emulator.launch(kernel, blocks, threads, smem, &mut args)
 }
 
 /// The bug must be found, at its line, with `words` in the text; the corrected twin must run silently.
@@ -153,6 +154,24 @@ fn missing_wait() {
 #[test]
 fn misaligned() {
     found("misaligned", &["misaligned"]);
+}
+
+#[test]
+fn wgmma_proxy() {
+    found("wgmma_proxy", &["without fence.proxy.async"]);
+}
+#[test]
+fn wgmma_fence() {
+    found("wgmma_fence", &["without wgmma.fence"]);
+}
+#[test]
+fn wgmma_operands() {
+    found("wgmma_operands", &["threads of a warpgroup differ"]);
+}
+/// An operand is read until the wait.
+#[test]
+fn wgmma_overwrite() {
+    found("wgmma_overwrite", &["race: write after an unordered read", "wgmma.cuh"]);
 }
 
 #[test]

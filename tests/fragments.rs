@@ -140,3 +140,37 @@ fn ldmatrix_delivers_every_element_as_documented() {
     }
     device.synchronize().unwrap();
 }
+
+/// A warpgroup's products, element by element: matrices of bytes of both signs, whose products of any two rows differ.
+#[test]
+fn products_of_warpgroups_lie_as_documented() {
+    let Some(device) = device() else { return };
+    if !device.gpu().unwrap().has_wgmma() {
+        println!("skipped: not a device of sm_90");
+        return;
+    }
+    let bytes = |rows: usize, seed: usize| -> Vec<i8> {
+        (0..rows * 128).map(|i| ((i * 7919 + i / 128 * 31 + seed) % 251) as u8 as i8).collect()
+    };
+    for (kernel, registers) in [("selftest_wgmma_s8_n80", 40), ("selftest_wgmma_s8_n144", 72)] {
+        let n = 2 * registers;
+        let (a, b) = (bytes(64, 3), bytes(n, 5));
+        let up = |v: &[i8]| upload(&device, bytemuck::cast_slice::<u8, u32>(bytemuck::cast_slice(v)));
+        for step in 0..4 {
+            let start: Vec<u32> = (0..128 * registers as u32).collect();
+            let (a_there, b_there, d) = (up(&a), up(&b), upload(&device, &start));
+            let launch = Launch::new(kernel).block([128, 1, 1]).smem(1024 + (64 + n as u32) * 128);
+            let launch = launch.ptr(a_there.address()).ptr(b_there.address()).ptr(d.address()).val(step);
+            launch.run(gpu(&d)).unwrap();
+            for (i, got) in download(&d).into_iter().enumerate() {
+                let (thread, register) = (i / registers, i % registers);
+                let (warp, g, q) = (thread / 32, thread % 32 / 4, thread % 4);
+                let (row, col) = (16 * warp + g + register % 4 / 2 * 8, register / 4 * 8 + 2 * q + register % 2);
+                let depth = step as usize * 32..step as usize * 32 + 32;
+                let dot: i32 = depth.map(|k| i32::from(a[row * 128 + k]) * i32::from(b[col * 128 + k])).sum();
+                assert_eq!(got as i32, i as i32 + dot, "{kernel}: thread {thread} register {register}, step {step}");
+            }
+        }
+    }
+    device.synchronize().unwrap();
+}

@@ -120,7 +120,7 @@ fn student(device: &Device, s: Student, together: bool) -> (Vec<f32>, Vec<f32>, 
     (found, gradients.of(&residual).map(|g| g.to_vec().unwrap()).unwrap_or_default(), after - before)
 }
 
-/// With channels in eights a student's layer of codes or of an image is one launch.
+/// With channels in eights a student's layer of codes, of an image or of many channels is one launch.
 #[test]
 fn students_layers_equal_their_parts() {
     let Ok(gpu) = Device::emulator() else { return };
@@ -146,6 +146,8 @@ fn students_layers_equal_their_parts() {
         Student { x: [2, 7, 9, 3], coded: false, ..clipped },
         Student { x: [1, 7, 9, 3], k: 40, p: p(2, 1).math(Math::Tf32), coded: false, ste: Ste::Lsq, ..plain },
         Student { x: [1, 7, 9, 5], p: p(1, 0).math(Math::Bf16), coded: false, relu: false, ..clipped },
+        Student { x: [2, 7, 9, 64], k: 72, p: p(1, 1).math(Math::Tf32), coded: false, ..clipped },
+        Student { x: [1, 9, 10, 96], k: 64, p: p(2, 1).math(Math::Tf32), coded: false, ste: Ste::Lsq, ..plain },
         Student { k: 24, ste: Ste::Lsq, ..plain },
         Student { k: 64, r: 1, p: p(1, 0), relu: false, ste: Ste::LsqUnscaled, ..clipped },
     ];

@@ -155,13 +155,14 @@ mod devices {
         }
         let mut pool = None;
         if let Some(images) = recipe.images.as_ref().filter(|i| i.count > 0) {
-            let tell = |_, _, loss| {
-                list.push(("images".into(), vec![loss]));
+            let tell = &mut |e: Event| {
+                if let Event::Images { loss, .. } = e {
+                    list.push(("images".into(), vec![loss]));
+                }
                 Ok(())
             };
-            let made =
-                ImagePool::make(device, &mut run.teacher, &mut run.generator, recipe, images, images.count, tell)
-                    .unwrap();
+            let (teacher, generator) = (&mut run.teacher, &mut run.generator);
+            let made = ImagePool::make(teacher, generator, recipe, images, images.count, true, tell).unwrap();
             let first = made.in_order(0, n).unwrap().0;
             run.student.observe(&first, RangeMode::TrackSearch(EmaForm::Textbook)).unwrap();
             pool = Some(made);

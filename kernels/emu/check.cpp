@@ -290,6 +290,7 @@ void access(const void* p, size_t n, Access kind, const void* pc) {
            offset, other_thread(c.write, c.write_pc).c_str());
     }
     if (write) {
+      if (t.shared && !kind.pending) cur->unfenced = true;
       if (!(atomic && atomic_of(c.read)) && !ordered(c.read, t.shared)) {
         fail(pc, "race: write after an unordered read, %s+%zu%s", t.space, offset,
              other_thread(c.read, c.read_pc).c_str());

@@ -111,7 +111,7 @@ CUresult cuDeviceGetAttribute(int* v, int attribute, int) {
       {38, 4 << 20},    // L2 cache
       {39, 2048},       // threads per multiprocessor
       {41, 1},          // unified addressing
-      {75, 8},          // compute capability
+      {75, 9},          // compute capability
       {76, 0},
       {81, 228 * 1024},   // shared memory per multiprocessor
       {82, 65536},        // registers per multiprocessor

@@ -107,6 +107,7 @@ SIMT_HELPER inline void async_wait(unsigned keep_groups) {
   for (unsigned i = 0; i < t->copies; i++) {
     Copy c = t->copy[i];
     if (c.group < done) {
+      t->unfenced = true;
       simt_check_write(c.dst, c.bytes + c.zero_fill, pc);
       if (eager_async) continue;
       simt_check_read(c.src, c.bytes, pc);

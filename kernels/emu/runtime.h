@@ -37,11 +37,32 @@ struct VoteState {
 };
 enum class Order { Forward, Reverse, Random };
 
+// ---------------------------------------------------------------- wgmma (wgmma.cpp)
+constexpr unsigned MAX_PRODUCTS = 32;  // in flight per thread
+struct Product {
+  int n;
+  int* d;
+  uint64_t a, b;
+  unsigned group;  // commit groups issued before it
+};
+struct Products {
+  unsigned count, groups;
+  unsigned issued;  // by this thread so far
+  bool touched;     // the sums may have been, since the last wgmma.fence
+  Product list[MAX_PRODUCTS];
+};
+struct Worker;
+void products_start(Worker*);
+void products_end(const Thread*);
+void products_end_block();
+
 // One OS thread's emulator: the block it runs and the fibers it has.
 struct Worker {
   alignas(128) char arena[256 * 1024];  // shared memory, with gaps between the arrays
   alignas(64) Thread threads[MAX_THREADS];
   Copy copies[MAX_THREADS][MAX_COPIES];
+  Products products[MAX_THREADS];
+  std::vector<Product> issued[MAX_THREADS / 128];  // by each warpgroup
   Warp warps[MAX_WARPS];
   Barrier barriers[16];
   VoteState votes[2];
@@ -73,6 +94,7 @@ struct Worker {
 };
 
 Worker* acquire_worker();
+Worker* current_worker();  // this OS thread's
 void run_block(Worker* w, const char* kernel, void (*run)(void**), void** params, dim3 grid,
                dim3 block, unsigned dynamic_shared, uint64_t index);
 

@@ -11,6 +11,7 @@ __thread Thread* cur;
 __thread Block* blk;
 bool eager_async;
 static __thread Worker* wk;
+Worker* current_worker() { return wk; }
 
 static void fiber_main();
 
@@ -87,7 +88,10 @@ Worker* acquire_worker() {
       reset_fibers(wk);
     } else {
       wk = new (std::align_val_t(128)) Worker();
-      for (unsigned i = 0; i < MAX_THREADS; i++) wk->threads[i].copy = wk->copies[i];
+      for (unsigned i = 0; i < MAX_THREADS; i++) {
+        wk->threads[i].copy = wk->copies[i];
+        wk->threads[i].products = &wk->products[i];
+      }
       map_stacks(wk);
     }
     owner.w = wk;
@@ -193,6 +197,7 @@ static void wait_at(int id, int count, const void* pc) {
     fail(pc, "bar.sync %d: threads disagree about the count", id);
   }
   t->pc = pc;
+  if (t->unfenced && !t->leaked) t->leaked = true, blk->leaks++;
   b.expected = count;
   b.arrived++;
   b.waiting[t->warp] |= 1u << t->lane;
@@ -292,11 +297,12 @@ static void thread_exit() {
   Worker* w = wk;
   Thread* t = cur;
   if (t->copies) fail(nullptr, "a thread ends with %u cp.async never waited for", t->copies);
+  products_end(t);
   Warp& s = w->warps[t->warp];
   uint32_t me = 1u << t->lane;
   s.live &= ~me;
   s.ready &= ~me;
-  w->live--;
+  if (--w->live == 0) products_end_block();
   t->fiber = nullptr;
   // Others may have been waiting for this thread only.
   Barrier& b = w->barriers[0];
@@ -387,7 +393,9 @@ void run_block(Worker* w, const char* kernel, void (*run)(void**), void** params
     t.fiber = nullptr;
     t.pc = nullptr;
     t.copies = t.groups = 0;
+    t.unfenced = t.leaked = false;
   }
+  products_start(w);
   bool reverse = w->order == Order::Reverse;
   w->warp = reverse ? w->num_warps - 1 : 0;
   w->lane = reverse ? 0 : 31;

@@ -60,6 +60,8 @@ struct Copy {
   unsigned group;      // commit groups issued before it
 };
 
+struct Products;
+
 struct Thread {
   uint3 tid;
   unsigned lane, warp, linear;
@@ -72,6 +74,9 @@ struct Thread {
   // cp.async
   unsigned copies, groups;
   Copy* copy;
+  // wgmma; has it written shared memory without fence.proxy.async since, and passed a barrier so?
+  Products* products;
+  bool unfenced, leaked;
 };
 
 struct Block {
@@ -79,6 +84,7 @@ struct Block {
   dim3 bdim, gdim;
   unsigned char* dyn;  // dynamic shared memory
   unsigned dyn_bytes;
+  unsigned leaks;  // threads with `leaked`
 };
 
 extern __thread Thread* cur;
@@ -91,6 +97,13 @@ enum class Vote { Count, And, Or };
 void barrier(int id = 0, int count = 0);  // bar.sync id [, count]
 int barrier_vote(Vote vote, int predicate);
 void warp_op(unsigned mask, WarpOp op, void* operand, const void* pc);
+// wgmma.cpp: see include/wgmma.cuh
+unsigned shared_address(const void* p);
+void wgmma_s8(int n, int* d, uint64_t a, uint64_t b);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(unsigned keep_groups);
+void proxy_fence();
 void* shared_array(const void* site, size_t bytes, size_t align);
 // Ends the launch with an error. `pc` (may be null) is resolved to file:line.
 [[noreturn]] void fail(const void* pc, const char* format, ...)

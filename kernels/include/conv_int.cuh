@@ -156,6 +156,16 @@ struct IntSums {
 
     static METHOD int first_row() { return (int)threadIdx.x / 32 / WARPS_N * WARP_M; }
     static METHOD int first_col() { return (int)threadIdx.x / 32 % WARPS_N * (NS * 8); }
+    // Of two columns in row m * 16 + half * 8 of the thread's; n need not be known to the compiler.
+    METHOD void dots(int m, int n, int half, int (&to)[2]) const {
+        // Static indices: the sums stay in registers.
+        to[0] = to[1] = 0;
+#pragma unroll
+        for (int j = 0; j < NS; j++) {
+            if (j == n) to[0] = d[m][j][half * 2], to[1] = d[m][j][half * 2 + 1];
+        }
+    }
+    METHOD int one(int m, int half) const { return ones[m][half * 2]; }
 
     METHOD void multiply(const uint32_t (*a)[CONV_ROWS + 8], const uint32_t (*b)[COLS + 8]) {
         int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -217,9 +227,37 @@ struct TapSums {
     }
 };
 
-// A sink is handed the sums. First, by the whole block, prepare<COLS, V>(its first column, room for INT_ROOM sums in shared
+// A sink is handed the sums (of IntSums, or what has its members). First, by the whole block, prepare<COLS, V>(its first column, room for INT_ROOM sums in shared
 // memory); then, by whole warps, columns(col) before the pixels of columns col and col + 1, and put(pixel, col, their sums
 // qx qw, sum qx) for each. Columns and pixels may lie outside of the output.
+template <class Sums, class Sink>
+DEV void give_sums(const ConvShape& z, const Sums& sums, int first_row, int first_col, Sink& sink) {
+    int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+    IntPixel at[Sums::MS][2];
+#pragma unroll
+    for (int m = 0; m < Sums::MS; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            at[m][half] = IntPixel(z, first_row + Sums::first_row() + m * 16 + half * 8 + group);
+        }
+    }
+#pragma unroll 1
+    for (int n = 0; n < Sums::NS; n++) {
+        int tile = first_col + Sums::first_col() + n * 8, col = tile + t * 2;
+        if (tile >= z.k) break;
+        sink.columns(col);
+#pragma unroll
+        for (int m = 0; m < Sums::MS; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int dots[2];
+                sums.dots(m, n, half, dots);
+                sink.put(at[m][half], col, dots, sums.one(m, half));
+            }
+        }
+    }
+}
+
 template <int COLS, int V, bool PACKED, class Sink>
 DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w, Sink sink) {
     SMEM(uint32_t, a, [2][CONV_WORDS][CONV_ROWS + 8]);
@@ -254,33 +292,5 @@ DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w
     // Nobody reads the slices any more.
     sink.template prepare<COLS, V>(first_col, reinterpret_cast<Wide*>(&a[0][0][0]));
     __syncthreads();
-    typedef IntSums<COLS> Sums;
-    int lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-    IntPixel at[Sums::MS][2];
-#pragma unroll
-    for (int m = 0; m < Sums::MS; m++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            at[m][half] = IntPixel(z, first_row + sums.first_row() + m * 16 + half * 8 + group);
-        }
-    }
-#pragma unroll 1
-    for (int n = 0; n < Sums::NS; n++) {
-        int tile = first_col + sums.first_col() + n * 8, col = tile + t * 2;
-        if (tile >= z.k) break;
-        sink.columns(col);
-#pragma unroll
-        for (int m = 0; m < Sums::MS; m++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                // Static indices: the sums stay in registers.
-                int dots[2] = {0, 0};
-#pragma unroll
-                for (int j = 0; j < Sums::NS; j++) {
-                    if (j == n) dots[0] = sums.d[m][j][half * 2], dots[1] = sums.d[m][j][half * 2 + 1];
-                }
-                sink.put(at[m][half], col, dots, sums.ones[m][half * 2]);
-            }
-        }
-    }
+    give_sums(z, sums, first_row, first_col, sink);
 }

@@ -1,13 +1,14 @@
-// Forward and data gradient of convolutions with many channels on tensor cores: the implicit GEMM of conv_tile.cuh with its
-// operands copied to shared memory by cp.async, several slices ahead. For conv2d_stages.cu, which says how and why, and for
-// kernels that go on with what it computes.
+// Convolutions with many channels on tensor cores: the implicit GEMM of conv_tile.cuh with its operands copied to shared memory
+// by cp.async, several slices ahead. For conv2d_stages.cu and conv2d_wgrad_stages.cu, which say how and why, and for kernels
+// that go on with what they compute.
 //
-// layout    a slice is 32 channels of one tap, in f32 as they come from memory. Operands that are contiguous along the depth
+// layout    a slice is 32 deep (of forward and data gradient: channels of one tap), in f32 as they come from memory. Operands that are contiguous along the depth
 //           lie as [row][8 quads], quad q of row r at q ^ r % 8: the eight rows that one matrix of ldmatrix gathers fall into
-//           different banks. The data gradient's filter is contiguous along the columns and lies as [depth][COLS / 4 quads],
-//           quad q of depth d at q ^ 2 (d % 4): a fragment's load of 4 depths x 8 columns touches 32 banks.
-// depth     taps, then slices of their channels: tap and channel of a slice are the same for a whole block, so nothing is
-//           divided and no table is kept. Channels beyond the last are zeros, in both operands.
+//           different banks. Operands that are contiguous across it (the data gradient's filter, those of the filter's gradient)
+//           lie as [depth][WIDTH / 4 quads], quad q of depth d at q ^ 2 (d % 4): a fragment's load of 4 depths x 8 rows or
+//           columns touches 32 banks.
+// depth     of forward and data gradient: taps, then slices of their channels: tap and channel of a slice are the same for a
+//           whole block, so nothing is divided and no table is kept. Channels beyond the last are zeros, in both operands.
 // operands  rounded when they are fragments. BF16: ldmatrix gives lane q the words q, 4 + q, 8 + q, 12 + q of sixteen; they
 //           become the pairs (q, 4 + q) and (8 + q, 12 + q) in both operands, which permutes terms of a sum.
 #pragma once
@@ -19,11 +20,11 @@ constexpr int STAGE_DEPTH = 32, STAGE_QUADS = STAGE_DEPTH / 4;
 // Rows that the threads of a block copy at once.
 constexpr int STAGE_STEP = CONV_THREADS / STAGE_QUADS;
 
-// Shared memory: three stages of 128 columns or four of 64, 96 KiB (mirrors SMEM of src/ops/conv2d/stages.rs).
+// Shared memory: a stage of 128 columns takes 32 KiB, one of 64 takes 24. As many as fill 96 KiB, unless an output needs some of it
+// (mirrors StageKernels of src/ops/conv2d/stages.rs).
 template <int COLS>
 struct Stages {
-    static constexpr int COUNT = COLS == 128 ? 3 : 4;
-    static constexpr int PIXELS = CONV_ROWS * STAGE_DEPTH, WORDS = PIXELS + COLS * STAGE_DEPTH;
+    static constexpr int MOST = COLS == 128 ? 3 : 4;
 };
 
 template <ConvMath MATH>
@@ -61,7 +62,7 @@ DEV void stage_copy(float* to, const float* from, int offset, bool valid) {
 
 // The rows: windows of an image.
 struct StagedPixels {
-    static constexpr int PASSES = CONV_ROWS / STAGE_STEP;
+    static constexpr int WORDS = CONV_ROWS * STAGE_DEPTH, PASSES = CONV_ROWS / STAGE_STEP;
     const float* __restrict__ x;
     // Of each row: offset of the thread's quad in the first tap; which rows (low half) and columns of taps the image has: a
     // register each, where coordinates would take two and a comparison per copy more.
@@ -93,12 +94,21 @@ struct StagedPixels {
                        (~inside[pass] & bits) == 0);
         }
     }
+    // Where a thread whose warp's rows start at `first` reads its fragments, and for lane (g, q): rows g and 8 + g of sixteen at
+    // depth q, then at 4 + q, of [step * 8, + 8).
+    static METHOD int at(int tile, int first) {
+        int lane = threadIdx.x % 32;
+        return tile + (first + lane % 16) * STAGE_DEPTH + (lane / 16 ^ lane % 8) * 4;
+    }
+    METHOD void words(uint32_t (&words)[4], const float* from, int at, int sixteen, int step) const {
+        ldmatrix_x4(words, from + (at ^ step * 8) + sixteen * 16 * STAGE_DEPTH);
+    }
 };
 
 // The columns of forward: filters, contiguous along the depth.
 template <ConvMath MATH, int COLS>
 struct StagedFilters {
-    static constexpr int PASSES = COLS / STAGE_STEP;
+    static constexpr int WORDS = COLS * STAGE_DEPTH, PASSES = COLS / STAGE_STEP;
     const float* __restrict__ w;
     int base, per_k, left;  // offset of the thread's quad; elements of a filter; filters from the thread's first one on
 
@@ -117,63 +127,72 @@ struct StagedFilters {
     }
     // Where a thread whose warp's columns start at `first` reads its fragments, and for lane (g, q): depth q and 4 + q of
     // [step * 8, + 8) in columns g and 8 + g of sixteen.
-    static METHOD int at(int first) {
+    static METHOD int at(int tile, int first) {
         int lane = threadIdx.x % 32;
-        return (first + lane / 16 * 8 + lane % 8) * STAGE_DEPTH + (lane / 8 % 2 ^ lane % 8) * 4;
+        return tile + (first + lane / 16 * 8 + lane % 8) * STAGE_DEPTH + (lane / 8 % 2 ^ lane % 8) * 4;
     }
     static METHOD void words(uint32_t (&words)[4], const float* from, int at, int sixteen, int step) {
         ldmatrix_x4(words, from + (at ^ step * 8) + sixteen * 16 * STAGE_DEPTH);
     }
 };
 
+// A tile that is contiguous across the depth.
+template <int WIDTH>
+struct Across {
+    static constexpr int WORDS = WIDTH * STAGE_DEPTH;
+    // Depths that the threads of a block copy at once; its quad lies STEP * WIDTH further then.
+    static constexpr int QUADS = WIDTH / 4, STEP = CONV_THREADS / QUADS, PASSES = STAGE_DEPTH / STEP;
+    static METHOD int quad() { return threadIdx.x % QUADS; }
+    static METHOD int depth() { return threadIdx.x / QUADS; }
+    static METHOD int quad_at() { return depth() * WIDTH + (quad() ^ depth() % 4 * 2) * 4; }
+    // Where a thread whose warp's part starts at `first`, a multiple of 32, reads its fragments; lane (g, q) has element g of
+    // an eight at depth q.
+    static METHOD int at(int tile, int first) {
+        int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+        return tile + q * WIDTH + first + (g / 4 ^ q * 2) * 4 + g % 4;
+    }
+    static METHOD uint32_t word(const float* from, int at, int eight, int depth) {
+        return __float_as_uint(from[(at ^ eight % 4 * 8) + eight / 4 * 32 + depth * WIDTH]);
+    }
+    // As those of StagedFilters.
+    static METHOD void words(uint32_t (&words)[4], const float* from, int at, int sixteen, int step) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) words[i] = word(from, at, sixteen * 2 + i / 2, step * 8 + i % 2 * 4);
+    }
+};
+
 // The columns of the data gradient: channels of the filters, which are the depth.
 template <ConvMath MATH, int COLS>
-struct StagedChannels {
-    static constexpr int QUADS = COLS / 4, STEP = CONV_THREADS / QUADS, PASSES = STAGE_DEPTH / STEP;
+struct StagedChannels : Across<COLS> {
+    typedef Across<COLS> Tile;
     const float* __restrict__ w;
     int base, per_k, row_r, row_s;  // offset of the thread's quad; elements of a filter; between taps of the class
     int left;                       // depths from the thread's first one on, 0 beyond the last column
 
     METHOD StagedChannels(const float* w_, const ConvShape& z, int first_r, int first_s, int every, int first_col)
         : w(w_), per_k(z.r * z.s * z.c), row_r(every * z.s * z.c), row_s(every * z.c) {
-        int col = first_col + quad() * 4;
-        base = depth() * per_k + (first_r * z.s + first_s) * z.c + col;
-        left = col < z.c ? z.k - depth() : 0;
+        int col = first_col + Tile::quad() * 4;
+        base = Tile::depth() * per_k + (first_r * z.s + first_s) * z.c + col;
+        left = col < z.c ? z.k - Tile::depth() : 0;
     }
-    static METHOD int quad() { return threadIdx.x % QUADS; }
-    static METHOD int depth() { return threadIdx.x / QUADS; }
     METHOD void copy(float* to, const Window&, const SliceWalk& at) const {
-        to += depth() * COLS + (quad() ^ depth() % 4 * 2) * 4;
         int offset = base + at.c * per_k + at.i * row_r + at.j * row_s;
 #pragma unroll
-        for (int pass = 0; pass < PASSES; pass++) {
-            stage_copy(to + pass * STEP * COLS, w, offset + pass * STEP * per_k, at.c + pass * STEP < left);
-        }
-    }
-    // As those of StagedFilters; `first` is a multiple of 32.
-    static METHOD int at(int first) {
-        int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-        return q * COLS + first + (g / 4 ^ q * 2) * 4 + g % 4;
-    }
-    static METHOD void words(uint32_t (&words)[4], const float* from, int at, int sixteen, int step) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int eight = sixteen * 2 + i / 2;
-            words[i] = __float_as_uint(from[(at ^ eight % 4 * 8) + eight / 4 * 32 + (step * 8 + i % 2 * 4) * COLS]);
+        for (int pass = 0; pass < Tile::PASSES; pass++) {
+            stage_copy(to + Tile::quad_at() + pass * Tile::STEP * COLS, w, offset + pass * Tile::STEP * per_k,
+                       at.c + pass * Tile::STEP < left);
         }
     }
 };
 
-// D += A * B over one slice.
-template <class Columns, ConvMath MATH, int COLS>
-DEV void multiply_slice(Accumulator<MATH, COLS>& sums, const float* words, int stage) {
+// D += A * B over one slice, whose rows lie at `stage` and whose columns lie behind them.
+template <class Columns, class Rows, ConvMath MATH, int COLS>
+DEV void multiply_slice(Accumulator<MATH, COLS>& sums, const Rows& rows, const float* words, int stage) {
     typedef Accumulator<MATH, COLS> Sums;
     constexpr int HALVES = Word<MATH>::DEPTH;
-    int lane = threadIdx.x % 32;
-    int a_at = (Sums::first_row() + lane % 16) * STAGE_DEPTH + (lane / 16 ^ lane % 8) * 4;
-    int b_at = Columns::at(Sums::first_col()) + Stages<COLS>::PIXELS;
+    int a_at = Rows::at(stage, Sums::first_row()), b_at = Columns::at(stage + Rows::WORDS, Sums::first_col());
     // Hidden from the compiler, which would keep an address per step in registers.
-    a_at = opaque(stage + a_at), b_at = opaque(stage + b_at);
+    a_at = opaque(a_at), b_at = opaque(b_at);
     // BF16 as a loop of two rounds: unrolled, forward spills ten registers.
 #pragma unroll(MATH == BF16 ? 1 : 4)
     for (int step = 0; step < STAGE_DEPTH / 8; step += HALVES) {
@@ -183,7 +202,7 @@ DEV void multiply_slice(Accumulator<MATH, COLS>& sums, const float* words, int s
 #pragma unroll
             for (int half = 0; half < HALVES; half++) {
                 uint32_t r[4];
-                ldmatrix_x4(r, words + (a_at ^ (step + half) * 8) + m * 16 * STAGE_DEPTH);
+                rows.words(r, words, a_at, m, step + half);
                 if constexpr (MATH == BF16) {
                     a[m][half * 2] = stage_word<MATH>(r[0], r[2]), a[m][half * 2 + 1] = stage_word<MATH>(r[1], r[3]);
                 } else {
@@ -215,46 +234,64 @@ DEV void multiply_slice(Accumulator<MATH, COLS>& sums, const float* words, int s
     }
 }
 
-// Runs the slices of one block. One barrier per slice: what it orders is both that all threads' copies of a slice are there
-// and that the stage copied to next is no longer read.
-template <class Columns, ConvMath MATH, int COLS>
-DEV void run_stages(const Window& g, const StagedPixels& pixels, const Columns& columns, Accumulator<MATH, COLS>& sums) {
-    typedef Stages<COLS> S;
+// Runs the slices of one block through COUNT stages. copy(stage) starts the copies of the next slice, look(stage) is called when
+// one is there. One barrier per slice: what it orders is both that all threads' copies of a slice are there and that the stage
+// copied to next is no longer read.
+template <int COUNT, class Columns, class Rows, class Copy, class Look, ConvMath MATH, int COLS>
+DEV void run_slices(int slices, const Rows& rows, Accumulator<MATH, COLS>& sums, Copy copy, Look look) {
+    constexpr int WORDS = Rows::WORDS + Columns::WORDS;
     DYN_SMEM(float, words);
-    SliceWalk walk;
-    int slices = slices_of(g), copied = 0, reads = 0, writes = 0;
-    auto copy = [&] {
-        if (copied < slices) {
-            pixels.copy(words + writes, g, walk);
-            columns.copy(words + writes + S::PIXELS, g, walk);
-            walk.advance(g);
-        }
+    int copied = 0, reads = 0, writes = 0;
+    auto next = [&] {
+        if (copied < slices) copy(words + writes);
         // Also without a copy: the wait below counts groups.
         cp_async_commit();
         copied++;
-        writes = writes == (S::COUNT - 1) * S::WORDS ? 0 : writes + S::WORDS;
+        writes = writes == (COUNT - 1) * WORDS ? 0 : writes + WORDS;
     };
 #pragma unroll
-    for (int stage = 0; stage < S::COUNT - 1; stage++) copy();
+    for (int stage = 0; stage < COUNT - 1; stage++) next();
     for (int i = 0; i < slices; i++) {
-        cp_async_wait<S::COUNT - 2>();
+        cp_async_wait<COUNT - 2>();
         __syncthreads();
-        copy();
-        multiply_slice<Columns>(sums, words, reads);
-        reads = reads == (S::COUNT - 1) * S::WORDS ? 0 : reads + S::WORDS;
+        next();
+        look(words + reads);
+        multiply_slice<Columns>(sums, rows, words, reads);
+        reads = reads == (COUNT - 1) * WORDS ? 0 : reads + WORDS;
     }
 }
 
-// Forward; rows and columns as in conv_fprop.cuh, `out` as in conv_output.cuh.
-template <ConvMath MATH, int COLS, class Output>
-DEV void fprop_stages(const ConvShape& z, const float* x, const float* w, Output out) {
+// Those of forward and data gradient.
+template <int COUNT, class Columns, ConvMath MATH, int COLS>
+DEV void run_stages(const Window& g, const StagedPixels& pixels, const Columns& columns, Accumulator<MATH, COLS>& sums) {
+    SliceWalk walk;
+    auto copy = [&](float* to) {
+        pixels.copy(to, g, walk);
+        columns.copy(to + StagedPixels::WORDS, g, walk);
+        walk.advance(g);
+    };
+    run_slices<COUNT, Columns>(slices_of(g), pixels, sums, copy, [](const float*) {});
+}
+
+// Forward; rows and columns as in conv_fprop.cuh. At the end give(sums, pixel, first column), with pixel(row) as Accumulator::give
+// takes it.
+template <ConvMath MATH, int COLS, int COUNT, class Give>
+DEV void fprop_sums(const ConvShape& z, const float* x, const float* w, Give give) {
     Window g = {z.n, z.p, z.q, z.h, z.w, z.c, z.stride, -z.pad, -z.pad, z.dilation, z.dilation, z.r, z.s};
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS, rows = z.n * z.p * z.q;
     StagedPixels pixels(g, x, first_row);
     StagedFilters<MATH, COLS> filters(w, z, first_col);
     Accumulator<MATH, COLS> sums;
-    run_stages(g, pixels, filters, sums);
-    out.start(first_col);
-    sums.give([&](int row) { return first_row + row < rows ? first_row + row : -1; }, out);
-    out.finish();
+    run_stages<COUNT>(g, pixels, filters, sums);
+    give(sums, [&](int row) { return first_row + row < rows ? first_row + row : -1; }, first_col);
+}
+
+// `out` as in conv_output.cuh.
+template <ConvMath MATH, int COLS, int COUNT, class Output>
+DEV void fprop_stages(const ConvShape& z, const float* x, const float* w, Output out) {
+    fprop_sums<MATH, COLS, COUNT>(z, x, w, [&](const auto& sums, auto pixel, int first_col) {
+        out.start(first_col);
+        sums.give(pixel, out);
+        out.finish();
+    });
 }

@@ -196,23 +196,28 @@ struct ConvInput<signed char> {
 };
 
 // to[i] = sum of total over the threads that hold column i, of the first `cols`. Thread t holds V columns from t % GROUPS * V.
-// Lanes of a warp pairwise, then warps in order. All threads call it.
+// Lanes of a warp pairwise, then warps in order, whose sums take GROUPS * V words of shared memory each. All threads call it.
 template <int GROUPS, int V>
-DEV void conv_column_sums(float (&total)[V], float* to, int cols) {
-    SMEM(float, warps, [CONV_THREADS / 32][GROUPS * V]);
+DEV void conv_column_sums(float (&total)[V], float* warps, float* to, int cols) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int v = 0; v < V; v++) {
 #pragma unroll
         for (int lanes = GROUPS; lanes < 32; lanes *= 2) total[v] += __shfl_xor_sync(0xffffffffu, total[v], lanes);
-        if (lane < GROUPS) warps[threadIdx.x / 32][lane * V + v] = total[v];
+        if (lane < GROUPS) warps[(int)threadIdx.x / 32 * (GROUPS * V) + lane * V + v] = total[v];
     }
     __syncthreads();
     if (threadIdx.x >= GROUPS * V || (int)threadIdx.x >= cols) return;
-    float sum = warps[0][threadIdx.x];
+    float sum = warps[threadIdx.x];
 #pragma unroll
-    for (int i = 1; i < CONV_THREADS / 32; i++) sum += warps[i][threadIdx.x];
+    for (int i = 1; i < CONV_THREADS / 32; i++) sum += warps[i * (GROUPS * V) + threadIdx.x];
     to[threadIdx.x] = sum;
+}
+
+template <int GROUPS, int V>
+DEV void conv_column_sums(float (&total)[V], float* to, int cols) {
+    SMEM(float, warps, [CONV_THREADS / 32 * GROUPS * V]);
+    conv_column_sums<GROUPS, V>(total, warps, to, cols);
 }
 
 // How the lanes of a block hold its columns: each has GROUPS groups of WIDTH neighbours, 8 / WIDTH neighbouring lanes have
@@ -224,6 +229,13 @@ struct TensorColumns {
         return (int)threadIdx.x / 32 % WARPS_N * (GROUPS * 8) + group * 8 + (int)threadIdx.x % 4 * 2;
     }
     static METHOD int stack() { return (int)threadIdx.x / 32 / WARPS_N; }
+};
+
+// Some groups of them.
+template <class Columns, int FIRST_, int GROUPS_>
+struct SomeColumns : Columns {
+    static constexpr int FIRST = FIRST_, GROUPS = GROUPS_;
+    static METHOD int first(int group) { return Columns::first(FIRST + group); }
 };
 
 template <int COLS_, int WIDTH_>
@@ -288,8 +300,8 @@ struct Accumulator {
         }
     }
 
-    // out.put(group, pixel(row), value of each column) for the groups of each row, by whole warps.
-    template <typename Pixel, typename Output>
+    // out.put(group, pixel(row), value of each column) for groups of each row, FIRST to LAST, by whole warps.
+    template <int FIRST = 0, int LAST = NS - 1, typename Pixel, typename Output>
     METHOD void give(Pixel pixel, Output& out) const {
         int g = threadIdx.x % 32 / 4;
 #pragma unroll
@@ -298,9 +310,9 @@ struct Accumulator {
             for (int half = 0; half < 2; half++) {
                 int at = pixel(first_row() + m * 16 + half * 8 + g);
 #pragma unroll
-                for (int n = 0; n < NS; n++) {
+                for (int n = FIRST; n <= LAST; n++) {
                     float v[2] = {d[m][n][half * 2], d[m][n][half * 2 + 1]};
-                    out.put(n, at, v);
+                    out.put(n - FIRST, at, v);
                 }
             }
         }

@@ -49,6 +49,7 @@ DEV void bar_sync(int id, int threads) {
                                                  alignof(T) < 16 ? 16 : alignof(T))
 #define DYN_SMEM(T, name) T* name = reinterpret_cast<T*>(simt::blk->dyn)
 
+SIMT_INLINE unsigned smem_address(const void* p) { return simt::shared_address(p); }
 SIMT_INLINE int opaque(int v) { return v; }
 SIMT_INLINE void bar_sync(int id, int threads) { simt::barrier(id, threads); }
 

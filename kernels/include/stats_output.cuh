@@ -84,8 +84,15 @@ struct StatsOutput {
             if (inside && col % 8 == 0) p.mask[at / 8] = (unsigned char)passes;
         }
     }
+    // Of every column of the block and each of its warps: counts, means, sums of squared differences.
+    typedef float Stacked[3][Columns::STACKED][Columns::COLS];
     METHOD void finish() const {
-        SMEM(float, stacked, [3][Columns::STACKED][Columns::COLS]);
+        SMEM(Stacked, stacked, [1]);
+        collect(stacked[0]);
+        combine(p, first, stacked[0]);
+    }
+    // Those of these columns.
+    METHOD void collect(Stacked& stacked) const {
         if (!(flags & STATS_MOMENTS)) return;
 #pragma unroll
         for (int i = 0; i < GROUPS; i++) {
@@ -101,6 +108,10 @@ struct StatsOutput {
                 }
             }
         }
+    }
+    // The block's statistics, and behind the last block's those of all, of columns from `first` on.
+    static METHOD void combine(const ConvStats& p, int first, Stacked& stacked) {
+        if (!(p.flags & STATS_MOMENTS)) return;
         __syncthreads();
         int c = threadIdx.x, blocks = gridDim.x, at = (int)blockIdx.x * p.k + first + c;
         if (c < Columns::COLS && first + c < p.k) {

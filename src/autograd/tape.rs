@@ -1,6 +1,8 @@
 //! The tape.
 
 use super::accumulate;
+use super::finish::{Finished, Promise};
+use super::scale::Scale;
 use crate::device::Device;
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
@@ -26,6 +28,9 @@ impl Var {
     pub fn dtype(&self) -> DType {
         self.value.dtype()
     }
+    pub(super) fn id(&self) -> Option<usize> {
+        self.id
+    }
     /// The same value, cut off from the tape.
     pub fn detach(&self) -> Self {
         Self::constant(self.value.clone())
@@ -38,6 +43,11 @@ pub trait Op: Send {
     fn name(&self) -> &'static str;
     /// Reads `cx.grad(output)`, writes the gradients of the inputs that `cx.needs(input)`.
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()>;
+    /// Whether it reads its one output's gradient by [`Backward::scale`], which spares the launch that would store a number
+    /// the host knows.
+    fn takes_scale(&self) -> bool {
+        false
+    }
 }
 
 /// How a kernel must write a gradient.
@@ -65,10 +75,18 @@ struct Node {
 }
 
 #[derive(Default)]
-struct Slot {
-    grad: Option<Tensor>,
+pub(super) struct Slot {
+    pub grad: Option<Tensor>,
+    /// Nodes with this as an input that have not run yet.
+    pub readers: usize,
+    pub promise: Option<Promise>,
+    pub finished: Option<Finished>,
+    /// The gradient while it is a number that the host knows; then `grad` is `None`.
+    known: Option<f64>,
+    /// What the value is like, if an op made it. Only then is its gradient kept as a number: a leaf's is read later.
+    like: Option<(Shape, DType)>,
     /// Where a parameter's gradient must end up (a view of a flat buffer), and whether it has been written yet.
-    target: Option<Tensor>,
+    pub target: Option<Tensor>,
     written: bool,
 }
 
@@ -76,7 +94,7 @@ struct Slot {
 pub struct Tape {
     device: Device,
     nodes: Vec<Node>,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     enabled: bool,
 }
 
@@ -133,8 +151,12 @@ impl Tape {
             return outputs.into_iter().map(Var::constant).collect();
         }
         let ids: Vec<usize> = outputs.iter().map(|_| self.slot(None)).collect();
+        for (&id, output) in ids.iter().zip(&outputs) {
+            self.slots[id].like = Some((output.shape(), output.dtype()));
+        }
         let shapes = outputs.iter().map(Tensor::shape).collect();
-        let inputs = inputs.iter().map(|v| v.id).collect();
+        let inputs: Vec<Option<usize>> = inputs.iter().map(|v| v.id).collect();
+        inputs.iter().flatten().for_each(|&i| self.slots[i].readers += 1);
         self.nodes.push(Node { op: Box::new(op), inputs, outputs: ids.clone(), shapes });
         outputs.into_iter().zip(ids).map(|(value, id)| Var { value, id: Some(id) }).collect()
     }
@@ -156,29 +178,43 @@ impl Tape {
     }
 
     /// Differentiates a one-element loss.
-    pub fn backward(self, loss: &Var) -> Result<Gradients> {
+    pub fn backward(mut self, loss: &Var) -> Result<Gradients> {
         crate::ensure_op!(loss.value.len() == 1, "backward", "the loss has shape {}, not one element", loss.shape());
-        let mut seed = Tensor::empty_like(&loss.value, loss.shape())?;
-        seed.fill(1.0)?;
-        self.backward_from(&[(loss, seed)])
+        let Some(id) = loss.id else { return Err(unreached()) };
+        give_known(&self.device, &mut self.slots[id], 1.0, (loss.shape(), loss.dtype()))?;
+        self.run()
     }
 
     /// Differentiates from given output gradients. Nodes are consumed in reverse order, so what they saved is freed as
     /// soon as it has been used.
     pub fn backward_from(mut self, seeds: &[(&Var, Tensor)]) -> Result<Gradients> {
         for (v, g) in seeds {
-            let Some(id) = v.id else {
-                return Err(Error::op("backward", "nothing that needs a gradient leads to this output"));
-            };
-            give(&mut self.slots[id], g.clone())?;
+            let Some(id) = v.id else { return Err(unreached()) };
+            give(&self.device, &mut self.slots[id], g.clone())?;
         }
+        self.run()
+    }
+
+    fn run(mut self) -> Result<Gradients> {
         while let Some(node) = self.nodes.pop() {
-            if node.outputs.iter().all(|&o| self.slots[o].grad.is_none()) {
+            if node.outputs.iter().all(|&o| self.slots[o].grad.is_none() && self.slots[o].known.is_none()) {
+                has_run(&mut self.slots, &node.inputs);
                 continue;
             }
+            let mut known = None;
+            if node.op.takes_scale() {
+                known = self.slots[node.outputs[0]].known.take();
+            }
+            for &o in &node.outputs {
+                store(&self.device, &mut self.slots[o])?;
+            }
             let grads = node.outputs.iter().map(|&o| self.slots[o].grad.take()).collect();
-            let mut cx = Backward { device: &self.device, slots: &mut self.slots, inputs: node.inputs, grads };
+            let finished = self.slots[node.outputs[0]].finished.take();
+            let (device, slots) = (&self.device, &mut self.slots);
+            let mut cx = Backward { device, slots, inputs: node.inputs, grads, known, finished };
             node.op.backward(&mut cx)?;
+            let Backward { slots, inputs, .. } = cx;
+            has_run(slots, &inputs);
         }
         // A parameter that nothing reached has gradient zero, not last step's.
         for slot in &mut self.slots {
@@ -190,7 +226,47 @@ impl Tape {
     }
 }
 
-fn give(slot: &mut Slot, grad: Tensor) -> Result<()> {
+/// A node has given all it has to give to its inputs.
+fn has_run(slots: &mut [Slot], inputs: &[Option<usize>]) {
+    inputs.iter().flatten().for_each(|&i| slots[i].readers -= 1);
+}
+
+fn unreached() -> Error {
+    Error::op("backward", "nothing that needs a gradient leads to this output")
+}
+
+/// Adds a number to the gradient of a one-element value.
+fn give_known(device: &Device, slot: &mut Slot, value: f64, like: (Shape, DType)) -> Result<()> {
+    if slot.like.is_some() && slot.grad.is_none() {
+        // Rounded as the device would.
+        let sum = slot.known.map_or(value, |held| held + value);
+        slot.known = Some(if like.1 == DType::F64 { sum } else { f64::from(sum as f32) });
+        return Ok(());
+    }
+    let stored = constant(device, value, like)?;
+    give(device, slot, stored)
+}
+
+fn constant(device: &Device, value: f64, (shape, dtype): (Shape, DType)) -> Result<Tensor> {
+    let mut t = Tensor::empty(device, shape, dtype)?;
+    if dtype == DType::F64 {
+        t.host_mut::<f64>().fill(value);
+    } else {
+        t.fill(value as f32)?;
+    }
+    Ok(t)
+}
+
+/// Writes down a gradient that is only known so far.
+fn store(device: &Device, slot: &mut Slot) -> Result<()> {
+    if let (Some(value), Some(like)) = (slot.known.take(), slot.like) {
+        slot.grad = Some(constant(device, value, like)?);
+    }
+    Ok(())
+}
+
+fn give(device: &Device, slot: &mut Slot, grad: Tensor) -> Result<()> {
+    store(device, slot)?;
     if let Some(target) = &mut slot.target {
         if slot.written {
             accumulate(target, &grad)?;
@@ -217,9 +293,12 @@ fn give(slot: &mut Slot, grad: Tensor) -> Result<()> {
 /// What an op sees in its backward pass.
 pub struct Backward<'a> {
     device: &'a Device,
-    slots: &'a mut Vec<Slot>,
-    inputs: Vec<Option<usize>>,
+    pub(super) slots: &'a mut Vec<Slot>,
+    pub(super) inputs: Vec<Option<usize>>,
     grads: Vec<Option<Tensor>>,
+    /// Of output 0, where the op takes it.
+    known: Option<f64>,
+    pub(super) finished: Option<Finished>,
 }
 
 impl Backward<'_> {
@@ -234,10 +313,21 @@ impl Backward<'_> {
     pub fn grad(&mut self, o: usize) -> Option<Tensor> {
         self.grads[o].take()
     }
+    /// The gradient of the one output of an op that [`Op::takes_scale`]; `None` if nothing flowed back to it.
+    pub fn scale(&mut self) -> Option<Scale> {
+        self.known.take().map(Scale::Known).or_else(|| self.grad(0).map(Scale::Stored))
+    }
     /// Hands over the gradient of input `i` (ignored when not needed): stored if first, else added.
     pub fn give(&mut self, i: usize, grad: Tensor) -> Result<()> {
         match self.inputs[i] {
-            Some(id) => give(&mut self.slots[id], grad),
+            Some(id) => give(self.device, &mut self.slots[id], grad),
+            None => Ok(()),
+        }
+    }
+    /// [`Self::give`] for an input of one element and a number that the host knows.
+    pub fn give_known(&mut self, i: usize, value: f64, like: (Shape, DType)) -> Result<()> {
+        match self.inputs[i] {
+            Some(id) => give_known(self.device, &mut self.slots[id], value, like),
             None => Ok(()),
         }
     }
@@ -259,6 +349,7 @@ impl Backward<'_> {
         let id = self.inputs[i].expect("target is asked for only when needs(i)");
         let shape = shape.into();
         let slot = &mut self.slots[id];
+        store(self.device, slot)?;
         if let Some(t) = &slot.target {
             let mode = if slot.written { GradMode::Accumulate } else { GradMode::Overwrite };
             slot.written = true;

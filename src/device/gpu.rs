@@ -1,4 +1,9 @@
-//! The only file that names cudarc: a CUDA context, one stream, pooled memory, kernels by name, captured graphs.
+//! With its folder all that names cudarc: a CUDA context, one stream, pooled memory, kernels by name; copies and captured graphs.
+
+mod copies;
+mod graph;
+
+pub use graph::Captured;
 
 use super::census::{Census, KernelWork};
 use super::counters::Counters;
@@ -6,7 +11,7 @@ use super::gpu_buffer::GpuBuffer;
 use super::guard::{Guarded, Guards};
 use super::pool::{Pool, block_bytes};
 use crate::{Error, Result};
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex};
@@ -51,6 +56,9 @@ pub struct Gpu {
     queue: Mutex<Queue>,
     /// Address of the counters.
     arrivals: u64,
+    /// Keeps what was borrowed until this device is gone.
+    lenders: Mutex<Vec<Arc<dyn Send + Sync>>>,
+    wgmma: bool,
 }
 
 /// What the stream has been given so far.
@@ -80,6 +88,8 @@ impl Gpu {
         unsafe { ctx.disable_event_tracking() };
         let stream = ctx.new_stream().map_err(|e| fail(describe(&e)))?;
         let name = format!("cuda:{ordinal} {}", ctx.name().map_err(|e| fail(describe(&e)))?);
+        // Kernels for it are compiled for sm_90a, whose code no other architecture takes.
+        let wgmma = ctx.compute_capability().map_err(|e| fail(describe(&e)))? == (9, 0);
         // SAFETY: a plain allocation, freed in `Drop`, and a fill inside it.
         let arrivals = unsafe {
             result::malloc_sync(4 * ARRIVALS)
@@ -101,6 +111,8 @@ impl Gpu {
             census: None,
             queue: Mutex::default(),
             arrivals,
+            lenders: Mutex::default(),
+            wgmma,
         })
     }
 
@@ -139,6 +151,11 @@ impl Gpu {
         &self.name
     }
 
+    /// Whether the device multiplies by warpgroups (`kernels/include/wgmma.cuh`).
+    pub fn has_wgmma(&self) -> bool {
+        self.wgmma
+    }
+
     fn error(&self, detail: impl Into<String>) -> Error {
         Error::Device { device: self.name.clone(), detail: detail.into() }
     }
@@ -174,11 +191,27 @@ impl Gpu {
         // Bands must stay within reach of copies: with them the whole block is the emulator's piece.
         super::driver::carve(base, if band > 0 { block } else { bytes });
         // Made first: it gives the block back should drawing the bands fail.
-        let buffer = GpuBuffer { address, base, block, device: self.clone() };
+        let buffer = GpuBuffer { address, base, block, device: self.clone(), borrowed: false };
         if let Some(guards) = &self.guards {
             guards.open(self, Guarded { address, bytes, block })?;
         }
         Ok(buffer)
+    }
+
+    /// `buffer` of another [`Gpu`] on the same hardware, for reading by this one's kernels; nobody may write to it from then on.
+    /// `keeper` is what frees the buffer when it is dropped: it is kept until this device is gone and its stream has come to an
+    /// end, so that nothing of it is freed under a kernel. Waits for all work queued on the buffer's own stream, which may be
+    /// what fills it. Errors between two GPUs.
+    pub fn borrow(self: &Arc<Self>, buffer: &GpuBuffer, keeper: Arc<dyn Send + Sync>) -> Result<GpuBuffer> {
+        let from = buffer.device();
+        if from.ordinal != self.ordinal {
+            return Err(self.error(format!("memory of {} cannot be read from here", from.name)));
+        }
+        // Both contexts are the process's one for that GPU, so addresses are the same in both.
+        from.synchronize()?;
+        self.lenders.lock().unwrap().push(keeper);
+        let GpuBuffer { address, base, block, .. } = *buffer;
+        Ok(GpuBuffer { address, base, block, device: self.clone(), borrowed: true })
     }
 
     /// The address of `count` counters at zero, for kernels whose last block goes on (`kernels/include/last_block.cuh`). All
@@ -208,78 +241,6 @@ impl Gpu {
     /// Whether a graph is being recorded.
     pub(super) fn recording(&self) -> bool {
         self.queue.lock().unwrap().recording
-    }
-
-    /// Counts a copy or fill.
-    fn copied(&self, what: &'static str, bytes: usize) {
-        if let Some(census) = &self.census {
-            census.add(what, bytes, 0.0);
-        }
-        let mut queue = self.queue.lock().unwrap();
-        let recording = queue.recording;
-        let c = &mut queue.counters;
-        if recording { c.recorded += 1 } else { c.copies += 1 }
-    }
-
-    /// Copies `bytes` to the device; returns when the source may be reused.
-    pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        self.not_recorded(|| format!("an upload of {} bytes", bytes.len()))?;
-        self.bind()?;
-        // SAFETY: the caller's buffer is at least that long; we wait before `bytes` can go away.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.error(describe(&e)))?;
-        self.synchronize()
-    }
-
-    /// Copies device memory to the host, after all queued work.
-    pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        self.not_recorded(|| format!("a download of {} bytes", bytes.len()))?;
-        self.bind()?;
-        // SAFETY: as above.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
-            .map_err(|e| self.error(describe(&e)))?;
-        self.synchronize()
-    }
-
-    /// Queues a copy within the device.
-    pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
-        self.copied("(copy)", 2 * bytes);
-        // SAFETY: both ranges are live allocations of at least `bytes`.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.error(describe(&e)))
-    }
-
-    /// Queues a byte fill.
-    pub fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
-        self.bind()?;
-        self.copied("(fill)", bytes);
-        // SAFETY: the range is a live allocation.
-        unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.error(describe(&e)))
-    }
-
-    /// Queues a fill with `count` copies of a 32-bit word.
-    pub fn fill_words(&self, at: u64, word: u32, count: usize) -> Result<()> {
-        self.bind()?;
-        self.copied("(fill)", 4 * count);
-        // SAFETY: the range is a live allocation, aligned to 4 bytes.
-        unsafe { sys::cuMemsetD32Async(at, word, count, self.stream.cu_stream()) }
-            .result()
-            .map_err(|e| self.error(describe(&e)))
-    }
-
-    /// Queues 32-bit words to be written at `to`: they travel as the parameters of a launch, so nobody waits and no host
-    /// memory must stay. For the few numbers of a step.
-    pub fn write_queued(&self, to: u64, words: &[u32]) -> Result<()> {
-        self.not_recorded(|| format!("numbers of a step, {} words,", words.len()))?;
-        for (i, piece) in words.chunks(WORDS).enumerate() {
-            let mut p = Words { words: [0; WORDS], n: piece.len() as i32 };
-            p.words[..piece.len()].copy_from_slice(piece);
-            let at = to + (4 * i * WORDS) as u64;
-            super::Launch::over("control_write_u32", piece.len(), 128).ptr(at).val(p).run(self)?;
-        }
-        Ok(())
     }
 
     /// Waits for all queued work. An error of a kernel that surfaces here names what was queued last.
@@ -385,48 +346,6 @@ impl Gpu {
         Ok(())
     }
 
-    /// Records what `work` queues instead of running it. `name` is what errors call the graph.
-    ///
-    /// The graph writes to the very blocks that `work` was given. They go back to the pool, so that other work may use
-    /// them between two replays; see [`Gpu::may_replay`]. Errors, naming the call, where `work` uploads, downloads or waits
-    /// (nothing has run then), and if a buffer made by `work` outlives it.
-    pub fn capture(self: &Arc<Self>, name: &str, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
-        // Relaxed: the pool may grow while recording. Calls that a graph cannot hold are refused above.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        self.stream.begin_capture(mode).map_err(|e| self.error(describe(&e)))?;
-        self.queue.lock().unwrap().recording = true;
-        self.pool.start_recording();
-        let done = work();
-        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = self.stream.end_capture(flags);
-        self.queue.lock().unwrap().recording = false;
-        let kept = self.pool.end_recording();
-        // From here on the blocks are the graph's; dropped early, it hands them back.
-        let holds = Holds(self.clone());
-        done?;
-        let graph = graph.map_err(|e| self.error(format!("graph '{name}': {}", describe(&e))))?;
-        let graph = graph.ok_or_else(|| self.error(format!("graph '{name}': nothing was recorded")))?;
-        if kept > 0 {
-            return Err(self.error(format!("graph '{name}': {kept} buffers made in it outlive its recording")));
-        }
-        Ok(Captured { graph, name: name.into(), _holds: holds })
-    }
-
-    /// Whether graphs may be replayed: not while a buffer made since lies in memory that they write to. Record them anew
-    /// then; the buffer keeps its place.
-    pub fn may_replay(&self) -> bool {
-        !self.pool.graphs_disturbed()
-    }
-
-    /// Queues a captured graph.
-    pub fn replay(&self, graph: &Captured) -> Result<()> {
-        graph.graph.launch().map_err(|e| self.error(format!("graph '{}': {}", graph.name, describe(&e))))?;
-        let mut queue = self.queue.lock().unwrap();
-        queue.counters.graphs += 1;
-        queue.last = Some(format!("graph '{}'", graph.name));
-        Ok(())
-    }
-
     pub fn ordinal(&self) -> usize {
         self.ordinal
     }
@@ -449,30 +368,3 @@ impl Drop for Gpu {
         }
     }
 }
-
-/// A recorded sequence of launches and copies.
-pub struct Captured {
-    graph: CudaGraph,
-    name: String,
-    _holds: Holds,
-}
-
-/// One graph's claim on the pool's recorded blocks.
-struct Holds(Arc<Gpu>);
-
-impl Drop for Holds {
-    fn drop(&mut self) {
-        self.0.pool.graph_dropped();
-    }
-}
-
-/// Kernel parameters, mirrored in `kernels/control.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Words {
-    words: [u32; WORDS],
-    n: i32,
-}
-
-/// Words per launch.
-const WORDS: usize = 511;

@@ -10,6 +10,8 @@ pub struct GpuBuffer {
     pub(super) base: u64,
     pub(super) block: usize,
     pub(super) device: Arc<Gpu>,
+    /// Another device's block on the same hardware, see [`Gpu::borrow`].
+    pub(super) borrowed: bool,
 }
 
 impl GpuBuffer {
@@ -29,6 +31,9 @@ impl GpuBuffer {
 
 impl Drop for GpuBuffer {
     fn drop(&mut self) {
+        if self.borrowed {
+            return;
+        }
         if let Some(guards) = &self.device.guards {
             guards.close(&self.device, self.address);
         }

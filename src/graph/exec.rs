@@ -141,7 +141,7 @@ impl Network {
                 NodeKind::ConvBn { params, .. } => {
                     let (mut x, mut xq) = (arg(0), of_input);
                     if let Some(swing) = how.swing.filter(|_| params.stride > 1) {
-                        (x, xq) = (swing.apply(tape, x, id)?, None);
+                        (x, xq) = (swing.apply(tape, x, id, self.counted(swing.stream + id as u64))?, None);
                     }
                     let (y, found) = self.conv_bn(tape, id, &x, xq.as_ref(), stats, how)?;
                     bn_stats.extend(found);
@@ -163,7 +163,8 @@ impl Network {
                     let mut xq = of_input;
                     if let (Some(swing), NodeKind::Conv2d { params, .. }) = (how.swing, kind) {
                         if params.stride > 1 {
-                            (args[0], xq) = (swing.apply(tape, args[0].clone(), id)?, None);
+                            let draws = self.counted(swing.stream + id as u64);
+                            (args[0], xq) = (swing.apply(tape, args[0].clone(), id, draws)?, None);
                         }
                     }
                     let y = self.plain(tape, kind, &args, xq.as_ref(), how)?;

@@ -6,8 +6,8 @@ use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::ops::fake_quant::Ste;
 use crate::ops::observe::EmaForm;
-use crate::ops::random;
-use crate::ops::reflect_shift::reflect_shift;
+use crate::ops::random::{self, Stream};
+use crate::ops::reflect_shift::{Offset, reflect_shift};
 
 /// Batch normalisation's mode.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,16 +61,24 @@ pub struct Swing {
 }
 
 impl Swing {
-    /// `x` as node `id`'s convolution sees it. Maps of one pixel along an axis stay.
-    pub(super) fn apply(self, tape: &mut Tape, x: Var, id: NodeId) -> Result<Var> {
+    /// `x` as node `id`'s convolution sees it. Maps of one pixel along an axis stay. `draws`: of passes that
+    /// are counted ([`super::Network::count_draws`]); the device draws then.
+    pub(super) fn apply(self, tape: &mut Tape, x: Var, id: NodeId, draws: Option<Stream>) -> Result<Var> {
         let [_, h, w, _] = x.shape().nhwc("swing")?;
         if h < 2 || w < 2 {
             return Ok(x);
+        }
+        if let Some(draws) = draws {
+            let drawn = random::labels(tape.device(), 2, 3, self.seed, draws)?;
+            return reflect_shift(tape, &x, Offset::Stored(drawn));
         }
         let drawn = random::labels(&Device::cpu(), 2, 3, self.seed, self.stream + id as u64)?.to_vec::<i32>()?;
         reflect_shift(tape, &x, [drawn[0] - 1, drawn[1] - 1])
     }
 }
+
+/// Streams of a pass, of which nodes take the first.
+pub const STREAMS: u64 = 1 << 12;
 
 /// Elements of activations that stay as they are behind a quantizer.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,7 +15,7 @@ mod statistics;
 mod store;
 
 pub use blocks::Block;
-pub use forward::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, Swing, Taps};
+pub use forward::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, STREAMS, Swing, Taps};
 pub use head::Head;
 pub use network::Network;
 pub use store::ParamStore;

@@ -1,5 +1,6 @@
 //! A graph with values: parameters, buffers, quantizer ranges.
 
+use super::forward::STREAMS;
 use super::quantized::QuantizedWeights;
 use super::{Graph, Init, NodeId, NodeKind, ParamSpec, ParamStore};
 use crate::Result;
@@ -8,6 +9,7 @@ use crate::device::Device;
 use crate::ops::conv_bn_tune::Scaled;
 use crate::ops::fake_quant::Axis;
 use crate::ops::observe::{self, EmaForm, EmaState};
+use crate::ops::random::Stream;
 use crate::tensor::{Shape, Tensor, init};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,9 @@ pub struct Network {
     pub(super) ema: BTreeMap<String, EmaState>,
     /// Of the pass under way: see [`Network::forward_part`].
     pub(super) stand_ins: BTreeMap<String, Var>,
+    /// The number of the pass under way in device memory, I32 `[2]`, low word first, if draws take it from there: see
+    /// [`Network::count_draws`].
+    pub(super) counter: Option<Tensor>,
     /// Where the quantized weights lie.
     pub(super) weights: QuantizedWeights,
     /// Filters scaled for the pass under way, by layer.
@@ -93,6 +98,7 @@ impl Network {
             buffers,
             ema,
             stand_ins: BTreeMap::new(),
+            counter: None,
             weights,
             scaled: BTreeMap::new(),
         })
@@ -117,21 +123,39 @@ impl Network {
         Ok(())
     }
 
-    /// A network of the same parameters and buffers in the same memory, for another reader, on any thread. Nobody may write to
-    /// them from then on: for frozen teachers. Errors if it has quantizers, whose ranges a forward pass may move.
-    pub fn shared(&self) -> Result<Self> {
+    /// A network of the same parameters and buffers in the same memory, for another reader, on any thread: on a GPU one with a
+    /// stream of its own, `device` (see [`Tensor::lent`]). Nobody may write to them from then on: for frozen teachers. Errors if it
+    /// has quantizers, whose ranges a forward pass may move.
+    pub fn shared(&self, device: &Device) -> Result<Self> {
         let quantizers = self.graph.quantizers().len();
         crate::ensure_op!(quantizers == 0, "network", "a network with {quantizers} quantizers cannot be shared");
         Ok(Self {
             graph: self.graph.clone(),
-            params: self.params.shared(),
-            ranges: self.ranges.shared(),
-            buffers: self.buffers.clone(),
+            params: self.params.shared(device)?,
+            ranges: self.ranges.shared(device)?,
+            buffers: self.buffers.iter().map(|(name, t)| Ok((name.clone(), t.lent(device)?))).collect::<Result<_>>()?,
             ema: BTreeMap::new(),
             stand_ins: BTreeMap::new(),
+            counter: None,
             weights: QuantizedWeights::default(),
             scaled: BTreeMap::new(),
         })
+    }
+
+    /// From now on the draws of [`super::Drop`] and [`super::Swing`] take stream `stream + STREAMS counter`, [`STREAMS`], `counter` being I32 `[2]` on
+    /// this network's device, low word first: a recorded pass draws anew whenever it is replayed. `None`: `stream` alone.
+    pub fn count_draws(&mut self, counter: Option<Tensor>) {
+        self.counter = counter;
+    }
+
+    /// The sequence of a pass's draw.
+    pub(super) fn draws(&self, stream: u64) -> Stream {
+        self.counted(stream).unwrap_or(stream.into())
+    }
+
+    /// The same, if passes are counted.
+    pub(super) fn counted(&self, stream: u64) -> Option<Stream> {
+        self.counter.as_ref().map(|c| Stream::counted(c, STREAMS, stream))
     }
 
     /// Forgets the moving averages of activation ranges, so that tracking starts anew.

@@ -146,7 +146,7 @@ impl Network {
         let spec = FakeQuantSpec { bits, axis: Axis::Tensor, ste: how.ste };
         let (y, codes) = quantized(tape, x, &lo, &hi, spec, coded && how.drop.is_none())?;
         let Some(drop) = how.drop else { return Ok((y, codes)) };
-        let draw = random::uniform(&x.value.device(), x.shape(), drop.seed, drop.stream + node as u64)?;
+        let draw = random::uniform(&x.value.device(), x.shape(), drop.seed, self.draws(drop.stream + node as u64))?;
         Ok((qdrop(tape, x, &y, &draw, drop.share)?, None))
     }
 }

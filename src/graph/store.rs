@@ -86,10 +86,10 @@ impl ParamStore {
         Ok(())
     }
 
-    /// The same values in the same memory, without gradients: for another reader.
-    pub(super) fn shared(&self) -> Self {
+    /// The same values in the same memory, without gradients: for another reader on `device`, see [`Tensor::lent`].
+    pub(super) fn shared(&self, device: &Device) -> Result<Self> {
         let (index, entries) = (self.index.clone(), self.entries.clone());
-        Self { index, entries, values: self.values.clone(), grads: None }
+        Ok(Self { index, entries, values: self.values.lent(device)?, grads: None })
     }
 
     /// Drops the gradient buffer.

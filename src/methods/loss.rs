@@ -4,12 +4,13 @@
 use super::terms::{
     Adaptability, AttentionCenter, AttentionConsistency, BnStats, Cam, Cluster, Correlation, CrossEntropy, Dkd,
     EntropyDifference, FeatureAlignment, FeatureMse, GeneratorTerm, InputStats, Kl, L2, LogitsMse, MarginalDistance,
-    Needs, Pair, SlackStats, SoftLabel, StudentCrossEntropy, StudentTerm, TotalVariation,
+    Needs, OfLogits, Pair, SlackStats, SoftLabel, StudentCrossEntropy, StudentTerm, StudentView, TotalVariation,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::elementwise::weighted_sum;
+use crate::ops::logits_loss::{Hard, LogitsLoss, Soft, logits_loss};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -197,6 +198,46 @@ impl StudentLoss {
         self.terms().iter().any(|t| t.needs_head())
     }
 
+    /// The terms of a batch and their sum, all times `factor`. Those over the logits are computed together.
+    pub fn total(&self, tape: &mut Tape, view: &StudentView, factor: f32) -> Result<Total> {
+        let terms = self.terms();
+        let (mut hard, mut soft) = (None, None);
+        for term in &terms {
+            let weight = factor * term.weight();
+            match term.of_logits() {
+                Some(OfLogits::CrossEntropy) => hard = Some(Hard { weight, labels: &view.labels.value }),
+                Some(OfLogits::Kl { temperature, reduction }) => {
+                    soft = Some(Soft { weight, teacher: view.teacher_logits, temperature, reduction });
+                }
+                None => {}
+            }
+        }
+        let joint =
+            if hard.is_none() && soft.is_none() { None } else { Some(logits_loss(tape, &view.logits, hard, soft)?) };
+        let (mut parts, mut rest) = (Vec::with_capacity(terms.len()), Vec::new());
+        for term in terms {
+            let own = match (term.of_logits(), &joint) {
+                (Some(OfLogits::CrossEntropy), Some(LogitsLoss { hard: Some(own), .. }))
+                | (Some(OfLogits::Kl { .. }), Some(LogitsLoss { soft: Some(own), .. })) => own.clone(),
+                _ => {
+                    let own = term.loss(tape, view)?;
+                    rest.push((factor * term.weight(), own.clone()));
+                    own.value
+                }
+            };
+            parts.push((term.name(), own));
+        }
+        let loss = match joint {
+            Some(joint) if rest.is_empty() => joint.total,
+            joint => {
+                let joint = joint.map(|j| (1.0, j.total));
+                let all: Vec<(f32, &Var)> = joint.iter().chain(&rest).map(|(w, v)| (*w, v)).collect();
+                weighted_sum(tape, &all)?
+            }
+        };
+        Ok(Total { loss, parts })
+    }
+
     /// As [`GeneratorLoss::check`].
     pub fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         self.all().try_for_each(|t| t.check(teacher.filter(|_| t.weight() != 0.0)))
@@ -206,7 +247,7 @@ impl StudentLoss {
 /// A weighted sum on the tape and its parts.
 pub struct Total {
     pub loss: Var,
-    parts: Vec<(&'static str, Var)>,
+    parts: Vec<(&'static str, Tensor)>,
 }
 
 impl Total {
@@ -214,12 +255,12 @@ impl Total {
     pub fn new(tape: &mut Tape, terms: Vec<(&'static str, f32, Var)>) -> Result<Self> {
         let weighted: Vec<(f32, &Var)> = terms.iter().map(|(_, w, v)| (*w, v)).collect();
         let loss = weighted_sum(tape, &weighted)?;
-        Ok(Self { loss, parts: terms.into_iter().map(|(name, _, v)| (name, v.detach())).collect() })
+        Ok(Self { loss, parts: terms.into_iter().map(|(name, _, v)| (name, v.value)).collect() })
     }
 
     /// The terms' values, then their sum: one element each.
     pub fn values(&self) -> impl Iterator<Item = &Tensor> {
-        self.parts.iter().map(|(_, v)| &v.value).chain([&self.loss.value])
+        self.parts.iter().map(|(_, v)| v).chain([&self.loss.value])
     }
 
     /// Adds a further loss to the sum, whose terms are not told apart; no gradients flow through the result.
@@ -231,7 +272,7 @@ impl Total {
 
     /// Reads the values (waits for the device).
     pub fn read(&self) -> Result<Losses> {
-        let parts = self.parts.iter().map(|(n, v)| Ok((*n, v.value.item()? as f32))).collect::<Result<_>>()?;
+        let parts = self.parts.iter().map(|(n, v)| Ok((*n, v.item()? as f32))).collect::<Result<_>>()?;
         Ok(Losses { total: self.loss.value.item()? as f32, terms: parts })
     }
 }

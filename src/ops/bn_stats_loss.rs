@@ -114,8 +114,12 @@ impl Op for BnStatsLossOp {
     fn name(&self) -> &'static str {
         OP
     }
+    fn takes_scale(&self) -> bool {
+        true
+    }
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
-        let Some(dloss) = cx.grad(0) else { return Ok(()) };
+        let Some(dloss) = cx.scale() else { return Ok(()) };
+        let like = &self.layers[0].values[0];
         let mut made: Vec<[Option<Tensor>; 2]> = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             let one = |i: usize| {
@@ -123,7 +127,8 @@ impl Op for BnStatsLossOp {
             };
             made.push([one(0)?, one(1)?]);
         }
-        if let Some(gpu) = dloss.gpu() {
+        if let Some(gpu) = like.gpu() {
+            let (stored, known) = dloss.on_device();
             let address = |t: &Option<Tensor>| t.as_ref().map_or(0, Tensor::address);
             for (part, made) in self.layers.chunks(LAYERS).zip(made.chunks(LAYERS)) {
                 let longest = part.iter().map(|l| l.values[0].len()).max().unwrap_or(1);
@@ -131,15 +136,16 @@ impl Op for BnStatsLossOp {
                     .grid([longest.div_ceil(THREADS) as u32, part.len() as u32, 1])
                     .block([THREADS as u32, 1, 1])
                     .val(table(part, |l| [address(&made[l][0]), address(&made[l][1])]))
-                    .ptr(dloss.address())
+                    .ptr(stored)
+                    .val(known)
                     .val(1.0 / self.layers.len() as f32)
                     .run(gpu)?;
             }
         } else {
-            crate::for_real!(OP, dloss.dtype(), T => {
+            crate::for_real!(OP, like.dtype(), T => {
                 for (layer, made) in self.layers.iter().zip(&mut made) {
                     let share = 2.0 / (layer.values[0].len() as f64 * self.layers.len() as f64);
-                    let scale = dloss.host::<T>()[0] * T::of(share);
+                    let scale = dloss.on_host::<T>() * T::of(share);
                     for (i, d) in made.iter_mut().enumerate().filter_map(|(i, d)| Some((i, d.as_mut()?))) {
                         let values = layer.values[i].host::<T>().iter().zip(layer.targets[i].host::<T>());
                         d.host_mut::<T>().iter_mut().zip(values).for_each(|(d, (v, t))| *d = scale * (*v - *t));

@@ -3,9 +3,9 @@
 use super::case::{Case, Input};
 use super::vectorize::vectorize;
 use crate::Result;
-use crate::autograd::{Backward, Op, Tape, Var};
+use crate::autograd::{Backward, Op, Scale, Tape, Var};
 use crate::device::Launch;
-use crate::tensor::{Real, Tensor};
+use crate::tensor::{DType, Real, Shape, Tensor};
 use rayon::prelude::*;
 
 /// `a + b`, same shape and dtype, F32 (F64 on the CPU). Both gradients are `dy`.
@@ -56,7 +56,8 @@ pub fn weighted_sum(tape: &mut Tape, terms: &[(f32, &Var)]) -> Result<Var> {
         })?;
     }
     let inputs: Vec<&Var> = terms.iter().map(|(_, v)| *v).collect();
-    Ok(tape.record_one(WeightedSumOp { weights: terms.iter().map(|(w, _)| *w).collect() }, &inputs, y))
+    let op = WeightedSumOp { weights: terms.iter().map(|(w, _)| *w).collect(), dtype: y.dtype() };
+    Ok(tape.record_one(op, &inputs, y))
 }
 
 /// Terms per launch.
@@ -144,13 +145,26 @@ impl Op for MulOp {
 
 struct WeightedSumOp {
     weights: Vec<f32>,
+    dtype: DType,
 }
 impl Op for WeightedSumOp {
     fn name(&self) -> &'static str {
         "weighted_sum"
     }
+    fn takes_scale(&self) -> bool {
+        true
+    }
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
-        let Some(dy) = cx.grad(0) else { return Ok(()) };
+        let dy = match cx.scale() {
+            None => return Ok(()),
+            Some(Scale::Stored(dy)) => dy,
+            Some(Scale::Known(dy)) => {
+                for (i, weight) in self.weights.iter().enumerate() {
+                    cx.give_known(i, f64::from(*weight) * dy, (Shape::from([1]), self.dtype))?;
+                }
+                return Ok(());
+            }
+        };
         // All gradients in one buffer: a launch per group, not per term.
         let mut all = Tensor::empty_like(&dy, [self.weights.len()])?;
         if let Some(gpu) = dy.gpu() {

@@ -29,15 +29,38 @@ pub enum KlReduction {
 /// Kernel parameters, mirrored in `kernels/loss.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
     /// Factor on a row's loss.
-    weight: f64,
+    pub weight: f64,
     /// Factor on a row's gradient.
-    slope: f64,
+    pub slope: f64,
     /// `1 / T`.
-    inverse_temperature: f64,
-    n: i32,
-    c: i32,
+    pub inverse_temperature: f64,
+    pub n: i32,
+    pub c: i32,
+}
+
+impl Params {
+    pub fn cross_entropy(n: usize, c: usize) -> Self {
+        let share = 1.0 / n as f64;
+        Self { weight: share, slope: share, inverse_temperature: 1.0, n: n as i32, c: c as i32 }
+    }
+
+    pub fn kl(op: &'static str, n: usize, c: usize, temperature: f32, reduction: KlReduction) -> Result<Self> {
+        crate::ensure_op!(temperature > 0.0, op, "temperature must be > 0, got {temperature}");
+        let norm = match reduction {
+            KlReduction::BatchMean => n as f64,
+            KlReduction::ElementMean => (n * c) as f64,
+        };
+        let temperature = f64::from(temperature);
+        Ok(Self {
+            weight: temperature * temperature / norm,
+            slope: temperature / norm,
+            inverse_temperature: 1.0 / temperature,
+            n: n as i32,
+            c: c as i32,
+        })
+    }
 }
 
 /// Mean cross entropy of `logits[n, c]` (F32) with `labels[n]` (I32): a scalar `[1]`, nats. Errors on wrong shapes; a
@@ -46,8 +69,7 @@ pub fn softmax_cross_entropy(tape: &mut Tape, logits: &Var, labels: &Var) -> Res
     const OP: &str = "softmax_cross_entropy";
     let [n, c] = row_loss::rows_of(OP, &logits.value)?;
     row_loss::check_labels(OP, &labels.value, n, c)?;
-    let p =
-        Params { weight: 1.0 / n as f64, slope: 1.0 / n as f64, inverse_temperature: 1.0, n: n as i32, c: c as i32 };
+    let p = Params::cross_entropy(n, c);
     finish(tape, OP, "loss_cross_entropy_f32", logits, &labels.value, p)
 }
 
@@ -63,19 +85,7 @@ pub fn kl_distill(
     const OP: &str = "kl_distill";
     let [n, c] = row_loss::rows_of(OP, &student.value)?;
     row_loss::check_like(OP, "the teacher's logits", teacher_logits, &student.value)?;
-    crate::ensure_op!(temperature > 0.0, OP, "temperature must be > 0, got {temperature}");
-    let norm = match reduction {
-        KlReduction::BatchMean => n as f64,
-        KlReduction::ElementMean => (n * c) as f64,
-    };
-    let temperature = f64::from(temperature);
-    let p = Params {
-        weight: temperature * temperature / norm,
-        slope: temperature / norm,
-        inverse_temperature: 1.0 / temperature,
-        n: n as i32,
-        c: c as i32,
-    };
+    let p = Params::kl(OP, n, c, temperature, reduction)?;
     finish(tape, OP, "loss_kl_distill_f32", student, teacher_logits, p)
 }
 
@@ -162,14 +172,14 @@ fn exponentials<T: Real>(x: &[T], inverse_temperature: f64, q: &mut [f64]) -> (f
     (top, sum)
 }
 
-fn cross_entropy_row<T: Real>(x: &[T], label: usize, p: Params, q: &mut [f64]) -> f64 {
+pub(super) fn cross_entropy_row<T: Real>(x: &[T], label: usize, p: Params, q: &mut [f64]) -> f64 {
     let (top, sum) = exponentials(x, 1.0, q);
     q.iter_mut().for_each(|q| *q *= p.slope / sum);
     q[label] -= p.slope;
     p.weight * (top + sum.ln() - x[label].f64())
 }
 
-fn kl_row<T: Real>(student: &[T], teacher: &[T], p: Params, q: &mut [f64]) -> f64 {
+pub(super) fn kl_row<T: Real>(student: &[T], teacher: &[T], p: Params, q: &mut [f64]) -> f64 {
     let it = p.inverse_temperature;
     let (top, sum) = exponentials(student, it, q);
     let teacher_top = teacher.iter().fold(f64::NEG_INFINITY, |m, v| m.max(v.f64() * it));

@@ -46,6 +46,7 @@ registry! {
     grad_cam,
     integer_layer,
     linear,
+    logits_loss,
     loss,
     low_pass,
     margin_cross_entropy,

@@ -10,7 +10,7 @@ use super::vectorize::vectorize;
 use crate::Result;
 use crate::autograd::{Backward, Op, Tape, Var};
 use crate::device::Launch;
-use crate::tensor::{Real, Tensor};
+use crate::tensor::{DType, Real, Tensor};
 use rayon::prelude::*;
 
 const OP: &str = "reflect_shift";
@@ -27,29 +27,56 @@ struct Params {
     dx: i32,
 }
 
-/// `x[n h w c]` (F32, F64 on the CPU) read at an offset of `shift` = `[dy, dx]`, each -1, 0 or 1. Errors on other shifts,
-/// another rank, or maps with fewer than 2 pixels along an axis.
-pub fn reflect_shift(tape: &mut Tape, x: &Var, shift: [i32; 2]) -> Result<Var> {
+/// Where maps are read.
+#[derive(Clone, Debug)]
+pub enum Offset {
+    /// `[dy, dx]`, each -1, 0 or 1.
+    Now([i32; 2]),
+    /// I32 `[2]` that a GPU reads when the kernel runs, so that a recorded launch takes the offset of the day: the same plus 1.
+    /// Whoever writes it sees to it that it is 0, 1 or 2.
+    Stored(Tensor),
+}
+
+impl From<[i32; 2]> for Offset {
+    fn from(shift: [i32; 2]) -> Self {
+        Self::Now(shift)
+    }
+}
+
+/// `x[n h w c]` (F32, F64 on the CPU) read at an offset. Errors on other offsets, one that is stored elsewhere than on the
+/// GPU of `x`, another rank, or maps with fewer than 2 pixels along an axis.
+pub fn reflect_shift(tape: &mut Tape, x: &Var, offset: impl Into<Offset>) -> Result<Var> {
     let [n, h, w, c] = x.shape().nhwc(OP)?;
     let good = h >= 2 && w >= 2 && (1..=1 << 30).contains(&x.value.len());
     crate::ensure_op!(good, OP, "cannot mirror the edges of {}", x.shape());
-    crate::ensure_op!(shift.iter().all(|s| s.abs() <= 1), OP, "shifts must be -1, 0 or 1, got {shift:?}");
+    let (shift, stored) = match offset.into() {
+        Offset::Now(shift) => {
+            crate::ensure_op!(shift.iter().all(|s| s.abs() <= 1), OP, "shifts must be -1, 0 or 1, got {shift:?}");
+            (shift, None)
+        }
+        Offset::Stored(t) => {
+            let good = t.dtype() == DType::I32 && t.len() == 2 && t.gpu().is_some() && t.device() == x.value.device();
+            crate::ensure_op!(good, OP, "a stored offset is I32 [2] on the GPU of the maps, got {t:?}");
+            ([0; 2], Some(t))
+        }
+    };
     let [n, h, w, c] = [n, h, w, c].map(|v| v as i32);
     let p = Params { n, h, w, c, dy: shift[0], dx: shift[1] };
     let mut y = Tensor::empty_like(&x.value, x.shape())?;
     if let Some(gpu) = x.value.gpu() {
-        launch("reflect_shift_fwd_f32", &x.value, &y, p).run(gpu)?;
+        launch("reflect_shift_fwd_f32", &x.value, &y, &stored, p).run(gpu)?;
     } else {
         crate::for_real!(OP, x.dtype(), T => {
             forward::<T>(x.value.host(), y.host_mut(), p);
             Ok(())
         })?;
     }
-    Ok(tape.record_one(ReflectShiftOp { p }, &[x], y))
+    Ok(tape.record_one(ReflectShiftOp { p, stored }, &[x], y))
 }
 
-fn launch(kernel: &'static str, from: &Tensor, to: &Tensor, p: Params) -> Launch {
-    Launch::over(kernel, to.len(), 256).ptr(from.address()).ptr(to.address()).val(p)
+fn launch(kernel: &'static str, from: &Tensor, to: &Tensor, stored: &Option<Tensor>, p: Params) -> Launch {
+    let stored = stored.as_ref().map_or(0, Tensor::address);
+    Launch::over(kernel, to.len(), 256).ptr(from.address()).ptr(to.address()).ptr(stored).val(p)
 }
 
 /// Mirrored at both ends of `0..n`.
@@ -105,6 +132,7 @@ fn backward<T: Real>(dy: &[T], dx: &mut [T], p: Params) {
 
 struct ReflectShiftOp {
     p: Params,
+    stored: Option<Tensor>,
 }
 
 impl Op for ReflectShiftOp {
@@ -115,7 +143,7 @@ impl Op for ReflectShiftOp {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
         let mut dx = Tensor::empty_like(&dy, dy.shape())?;
         if let Some(gpu) = dy.gpu() {
-            launch("reflect_shift_bwd_f32", &dy, &dx, self.p).run(gpu)?;
+            launch("reflect_shift_bwd_f32", &dy, &dx, &self.stored, self.p).run(gpu)?;
         } else {
             crate::for_real!(OP, dy.dtype(), T => {
                 backward::<T>(dy.host(), dx.host_mut(), self.p);
@@ -157,5 +185,21 @@ mod tests {
         assert!(of([0, 2]).is_err());
         let line = Var::constant(x.reshape([1, 1, 6, 1]).unwrap());
         assert!(reflect_shift(&mut Tape::inference(&d), &line, [0, 0]).is_err());
+    }
+    #[test]
+    fn a_stored_offset_reads_the_same() {
+        let Ok(d) = Device::emulator() else { return };
+        let values: Vec<f32> = (0..2 * 5 * 7 * 3).map(|i| i as f32).collect();
+        let run = |offset: Offset| {
+            let mut tape = Tape::new(&d);
+            let x = tape.leaf(Tensor::from_slice(&d, [2, 5, 7, 3], &values).unwrap());
+            let y = reflect_shift(&mut tape, &x, offset).unwrap();
+            let g = tape.backward_from(&[(&y, x.value.clone())]).unwrap().of(&x).unwrap();
+            (y.value.to_vec::<f32>().unwrap(), g.to_vec::<f32>().unwrap())
+        };
+        for shift in [[0, 0], [1, -1], [-1, 0], [0, 1]] {
+            let stored = Tensor::from_slice(&d, [2], &shift.map(|s| s + 1)).unwrap();
+            assert_eq!(run(shift.into()), run(Offset::Stored(stored)), "{shift:?}");
+        }
     }
 }

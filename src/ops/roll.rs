@@ -7,7 +7,7 @@ use super::case::{Case, Input};
 use crate::Result;
 use crate::autograd::{Backward, Op, Tape, Var};
 use crate::device::Launch;
-use crate::tensor::{Real, Tensor};
+use crate::tensor::{DType, Real, Tensor};
 use rayon::prelude::*;
 
 const OP: &str = "roll";
@@ -23,28 +23,62 @@ struct Params {
     /// In `0..h` and `0..w`.
     down: i32,
     right: i32,
+    /// What is taken off a stored shift, and whether it goes back.
+    reach: i32,
+    back: i32,
 }
 
-/// All images of `x[n h w c]` (F32, F64 on the CPU) moved by `shift` = `[down, right]` pixels, of any sign and size. Errors
-/// on another rank or an empty tensor.
-pub fn roll(tape: &mut Tape, x: &Var, shift: [i64; 2]) -> Result<Var> {
-    let [_, h, w, _] = x.shape().nhwc(OP)?;
+/// How far images are moved.
+#[derive(Clone, Debug)]
+pub enum Shift {
+    /// `[down, right]` in pixels, of any sign and size.
+    Now([i64; 2]),
+    /// I32 `[2]` that a GPU reads when the kernel runs, so that a recorded launch takes the shift of the day: the same plus
+    /// `reach`, and not negative.
+    Stored(Tensor, usize),
+}
+
+impl From<[i64; 2]> for Shift {
+    fn from(shift: [i64; 2]) -> Self {
+        Self::Now(shift)
+    }
+}
+
+/// All images of `x[n h w c]` (F32, F64 on the CPU) moved by `shift`. Errors on another rank, an empty tensor or a shift that
+/// is stored elsewhere than on the images' GPU.
+pub fn roll(tape: &mut Tape, x: &Var, shift: impl Into<Shift>) -> Result<Var> {
+    x.shape().nhwc(OP)?;
     let size = x.value.len();
     crate::ensure_op!((1..=1 << 30).contains(&size), OP, "cannot shift {}", x.shape());
-    let shift = [shift[0].rem_euclid(h as i64) as usize, shift[1].rem_euclid(w as i64) as usize];
-    let y = moved(&x.value, shift)?;
-    Ok(tape.record_one(RollOp { back: [(h - shift[0]) % h, (w - shift[1]) % w] }, &[x], y))
+    let shift = shift.into();
+    if let Shift::Stored(t, reach) = &shift {
+        let good = t.dtype() == DType::I32 && t.len() == 2 && t.gpu().is_some() && t.device() == x.value.device();
+        crate::ensure_op!(good && *reach <= 1 << 20, OP, "a stored shift is I32 [2] on the images' GPU, got {t:?}");
+    }
+    let y = moved(&x.value, &shift, false)?;
+    Ok(tape.record_one(RollOp { shift }, &[x], y))
 }
 
-fn moved(x: &Tensor, [down, right]: [usize; 2]) -> Result<Tensor> {
+/// Moved by the shift, or `back`.
+fn moved(x: &Tensor, shift: &Shift, back: bool) -> Result<Tensor> {
     let [n, h, w, c] = x.shape().nhwc(OP)?;
+    let [down, right] = match shift {
+        Shift::Now(shift) => shift.map(|s| if back { -s } else { s }),
+        Shift::Stored(..) => [0; 2],
+    };
+    let [down, right] = [down.rem_euclid(h as i64) as usize, right.rem_euclid(w as i64) as usize];
     let mut y = Tensor::empty_like(x, x.shape())?;
     if let Some(gpu) = x.gpu() {
-        let [n, h, w, c, down, right] = [n, h, w, c, down, right].map(|v| v as i32);
+        let (stored, reach) = match shift {
+            Shift::Now(_) => (0, 0),
+            Shift::Stored(t, reach) => (t.address(), *reach),
+        };
+        let [n, h, w, c, down, right, reach] = [n, h, w, c, down, right, reach].map(|v| v as i32);
         Launch::over("roll_f32", x.len(), 256)
             .ptr(x.address())
             .ptr(y.address())
-            .val(Params { n, h, w, c, down, right })
+            .ptr(stored)
+            .val(Params { n, h, w, c, down, right, reach, back: back.into() })
             .run(gpu)?;
         return Ok(y);
     }
@@ -68,7 +102,7 @@ fn cpu<T: Real>(x: &[T], y: &mut [T], [h, line]: [usize; 2], [down, right]: [usi
 }
 
 struct RollOp {
-    back: [usize; 2],
+    shift: Shift,
 }
 
 impl Op for RollOp {
@@ -77,7 +111,7 @@ impl Op for RollOp {
     }
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
-        cx.give(0, moved(&dy, self.back)?)
+        cx.give(0, moved(&dy, &self.shift, true)?)
     }
 }
 
@@ -110,7 +144,25 @@ mod tests {
         let of = |shift| roll(&mut Tape::inference(&d), &Var::constant(x.clone()), shift).unwrap().value;
         assert_eq!(of([1, 1]).to_vec::<f32>().unwrap(), [6.0, 4.0, 5.0, 3.0, 1.0, 2.0]);
         assert_eq!(of([0, 0]).to_vec::<f32>().unwrap(), of([-2, 3]).to_vec::<f32>().unwrap());
+        let stored = Tensor::from_slice(&d, [2], &[1i32, 1]).unwrap();
+        assert!(roll(&mut Tape::inference(&d), &Var::constant(x.clone()), Shift::Stored(stored, 0)).is_err());
         let flat = Var::constant(x.reshape([6]).unwrap());
         assert!(roll(&mut Tape::inference(&d), &flat, [0, 0]).is_err());
+    }
+    #[test]
+    fn a_stored_shift_moves_the_same() {
+        let Ok(d) = Device::emulator() else { return };
+        let values: Vec<f32> = (0..2 * 5 * 7 * 3).map(|i| i as f32).collect();
+        let run = |shift: Shift| {
+            let mut tape = Tape::new(&d);
+            let x = tape.leaf(Tensor::from_slice(&d, [2, 5, 7, 3], &values).unwrap());
+            let y = roll(&mut tape, &x, shift).unwrap();
+            let g = tape.backward_from(&[(&y, x.value.clone())]).unwrap().of(&x).unwrap();
+            (y.value.to_vec::<f32>().unwrap(), g.to_vec::<f32>().unwrap())
+        };
+        for shift in [[0i64, 0], [3, -2], [-9, 8], [9, 6]] {
+            let stored = Tensor::from_slice(&d, [2], &shift.map(|s| s as i32 + 9)).unwrap();
+            assert_eq!(run(shift.into()), run(Shift::Stored(stored, 9)), "{shift:?}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What scalar losses that are sums of row losses share: rows and their gradients are computed together in the forward
-//! pass, in f64 (rows are small, and differences of logarithms cancel), rounded once; the backward pass only scales.
+//! pass, in f64 (rows are small, and differences of logarithms cancel), rounded once; the backward pass only scales, and where
+//! the loss is what the tape differentiates it has nothing to do.
 
-use crate::autograd::{Backward, Op, Tape, Var};
+use crate::autograd::{Backward, Op, Scale, Tape, Var};
 use crate::device::Launch;
 use crate::tensor::{DType, Real, Tensor};
 use crate::{Error, Result};
@@ -111,21 +112,30 @@ impl Op for SlopeOp {
     fn name(&self) -> &'static str {
         self.op
     }
+    fn takes_scale(&self) -> bool {
+        true
+    }
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
-        let Some(dy) = cx.grad(0) else { return Ok(()) };
-        for (i, slope) in self.slopes.iter().enumerate() {
+        let Some(dy) = cx.scale() else { return Ok(()) };
+        for (i, slope) in self.slopes.into_iter().enumerate() {
             let Some(slope) = slope else { continue };
-            let mut dx = Tensor::empty_like(slope, slope.shape())?;
+            if matches!(dy, Scale::Known(1.0)) {
+                cx.give(i, slope)?;
+                continue;
+            }
+            let mut dx = Tensor::empty_like(&slope, slope.shape())?;
             if let Some(gpu) = dx.gpu() {
+                let (stored, known) = dy.on_device();
                 Launch::over("loss_scale_f32", dx.len(), 256)
                     .ptr(slope.address())
-                    .ptr(dy.address())
+                    .ptr(stored)
                     .ptr(dx.address())
+                    .val(known)
                     .val(dx.len() as i32)
                     .run(gpu)?;
             } else {
                 crate::for_real!(self.op, dx.dtype(), T => {
-                    let dy = dy.host::<T>()[0];
+                    let dy = dy.on_host::<T>();
                     dx.host_mut::<T>().iter_mut().zip(slope.host::<T>()).for_each(|(d, s)| *d = *s * dy);
                     Ok(())
                 })?;

@@ -18,8 +18,6 @@ pub struct Adam {
     v: Tensor,
     /// I32 `[1]`.
     step: Tensor,
-    /// `1 / (1 - beta1^t)` and `1 / sqrt(1 - beta2^t)` of the step under way.
-    corrections: Tensor,
     settings: Settings,
 }
 
@@ -51,7 +49,6 @@ impl Adam {
             m: zeros(params.len(), DType::F32)?,
             v: zeros(params.len(), DType::F32)?,
             step: zeros(1, DType::I32)?,
-            corrections: zeros(2, DType::F32)?,
             settings: Settings {
                 beta1: decimal(beta1),
                 beta2: decimal(beta2),
@@ -69,26 +66,26 @@ impl Adam {
         self
     }
 
+    /// Back to the state before the first step, in place.
+    pub fn restart(&mut self) -> Result<()> {
+        self.state_mut().into_iter().try_for_each(|(_, t)| t.fill_zero())
+    }
+
     /// One step in place. `params` and `grads`: F32, the length given to [`Adam::new`]; `lr >= 0`.
     pub fn step(&mut self, params: &mut Tensor, grads: &Tensor, lr: impl Into<Rate>) -> Result<()> {
         let lr = lr.into();
         check("adam", params, grads, &self.m, &lr)?;
         if let Some(gpu) = params.gpu() {
             let (lr, stored) = lr.on_device(1.0);
-            let s = Settings { lr, ..self.settings };
-            Launch::new("optim_adam_tick_f32")
-                .ptr(self.step.address())
-                .ptr(self.corrections.address())
-                .val(s)
-                .run(gpu)?;
             return Launch::over_quads("optim_adam_f32", params.len(), 256)
                 .ptr(params.address())
                 .ptr(grads.address())
                 .ptr(self.m.address())
                 .ptr(self.v.address())
-                .ptr(self.corrections.address())
+                .ptr(self.step.address())
                 .ptr(stored)
-                .val(s)
+                .ptr(gpu.arrivals(1)?)
+                .val(Settings { lr, ..self.settings })
                 .run(gpu);
         }
         let s = self.settings;
@@ -97,7 +94,6 @@ impl Adam {
         *t += 1;
         let first = (1.0 / (1.0 - s.beta1.powi(*t))) as f32;
         let second = (1.0 / (1.0 - s.beta2.powi(*t)).sqrt()) as f32;
-        self.corrections.host_mut::<f32>().copy_from_slice(&[first, second]);
         let (keep, gain1, gain2) = (s.beta2 as f32, (1.0 - s.beta1) as f32, (1.0 - s.beta2) as f32);
         let rate = lr * first;
         let p = params.host_mut::<f32>().par_chunks_mut(PIECE);

@@ -216,6 +216,20 @@ impl Tensor {
         Ok(Self { offset: self.offset + start, shape, ..self.clone() })
     }
 
+    /// The same memory as a tensor of `device`, which is another stream on the GPU it lies on ([`Gpu::borrow`]), or any CPU
+    /// device for a tensor on the CPU. Nobody may write to it from then on. Errors if it lies elsewhere.
+    ///
+    /// [`Gpu::borrow`]: crate::device::Gpu::borrow
+    pub fn lent(&self, device: &Device) -> Result<Self> {
+        let storage = match (&*self.storage, device) {
+            (Storage::Host(_), Device::Cpu(_)) => return Ok(self.clone()),
+            (Storage::Gpu(b), Device::Gpu(g)) if Arc::ptr_eq(b.device(), g) => return Ok(self.clone()),
+            (Storage::Gpu(b), Device::Gpu(g)) => Storage::Gpu(g.borrow(b, self.storage.clone())?),
+            _ => return Err(Error::op("lent", format!("{self:?} cannot be read by {}", device.name()))),
+        };
+        Ok(Self { storage: Arc::new(storage), ..self.clone() })
+    }
+
     pub fn shape(&self) -> Shape {
         self.shape
     }

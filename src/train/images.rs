@@ -1,15 +1,21 @@
 //! Images optimised directly through the teacher (after ZeroQ, Cai et al. 2020: the images are the parameters), kept and
 //! drawn from at random. Ours: they start from a trained generator's images, which shortens the optimisation.
 
-use super::control::{Moment, Place};
-use super::generator_step::{Draw, GeneratorStep, Surroundings, stream, teacher_loss};
+use super::control::{ControlBlock, Moment, Place, tossed};
+use super::generator_step::{DRAWS, Draw, GeneratorStep, Surroundings, stream, teacher_loss};
+use super::repeats::Repeats;
+use super::run::Event;
 use super::synthetic::Synthetic;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
-use crate::graph::{Forward, Graph, InputKind, Network, Swing, Taps};
+use crate::graph::{Forward, Graph, InputKind, Network, STREAMS, Swing, Taps};
 use crate::methods::terms::{Conditions, MarginalDistance, Memory};
 use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
-use crate::ops::{embedding::embedding, random, roll::roll};
+use crate::ops::random::{self, Stream};
+use crate::ops::{
+    embedding::embedding,
+    roll::{Shift, roll},
+};
 use crate::optim::{Adam, Plateau, Schedule};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -44,69 +50,90 @@ pub struct ImagePool {
 }
 
 impl ImagePool {
-    /// Optimises `count` images (rounded up to whole batches); `progress(done, of, loss)` after each batch.
+    /// Optimises `count` images (rounded up to whole batches) on the teacher's device; reports [`Event::Images`] after each
+    /// batch. `graphs`: a GPU records iterations and replays them where nothing stands against it.
     pub fn make(
-        device: &Device,
         teacher: &mut Network,
         generator: &mut GeneratorStep,
         recipe: &Recipe,
         r: &ImagesRecipe,
         count: usize,
-        mut progress: impl FnMut(usize, usize, f32) -> Result<()>,
+        graphs: bool,
+        report: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<Self> {
+        let device = &teacher.device();
         let n = recipe.batch;
         let batches = count.div_ceil(n);
         let classes = teacher.graph.classes;
-        let shape = image_size(&teacher.graph)?;
-        let row = shape.iter().product::<usize>();
+        let shape @ [h, w, c] = image_size(&teacher.graph)?;
+        let row = h * w * c;
         let images = Tensor::empty(device, [batches * n, row], DType::F32)?;
         let labels = Tensor::empty(device, [batches * n], DType::I32)?;
         let logits = Tensor::empty(device, [batches * n, classes], DType::F32)?;
         let mut memory = Memory::default();
+        let mut batch = Batch::new(device, [n, h, w, c])?;
+        let control = if graphs && !device.is_cpu() && records(r) { Some(ControlBlock::new(device, n)?) } else { None };
+        let shifted = control.is_some() && (r.roll > 0 || r.swing);
+        let counters = if shifted { Some(Tensor::zeros(device, [4], DType::I32)?) } else { None };
+        let mut repeats = Repeats::new(control.is_none().then(|| "the host is needed".into()));
         for b in 0..batches {
             let it = DRAW_BASE + b as u64;
             let (start, y) = if r.from_generator {
                 generator.sample(n, it, false)?
             } else {
-                let noise =
-                    random::normal(device, [n, shape[0], shape[1], shape[2]], recipe.seed, stream(it, Draw::Noise))?;
+                let noise = random::normal(device, [n, h, w, c], recipe.seed, stream(it, Draw::Noise))?;
                 (noise, random::labels(device, n, classes, recipe.seed, stream(it, Draw::Labels))?)
             };
-            let conditions =
-                Conditions { labels: Var::constant(y.clone()), noise: None, centers: None, center_input: None };
-            let mut x = start;
-            let mut adam = Adam::new(&x, 0.9, 0.999, 1e-8)?;
-            let mut grad = Tensor::zeros(device, x.shape(), DType::F32)?;
+            batch.begin(&start, &y)?;
             let mut rate = Rate::new(r);
             let mut last = f32::NAN;
             for k in 0..r.iters {
-                let mut tape = Tape::new(device);
-                let leaf = tape.parameter(x.clone(), grad.clone());
-                let seen = if r.roll > 0 { roll(&mut tape, &leaf, jitter(r.roll, recipe.seed, it, k)?)? } else { leaf };
                 let (how, draws) = ((r.augment, r.augment_scale), (it << 20) + k);
-                let moment = Moment::now(it);
-                let seen = moment.augment(&mut tape, seen, Place::Stored, how, recipe.seed, draws)?;
-                let swing =
-                    r.swing.then_some(Swing { seed: recipe.seed, stream: SWING + ((b as u64) << 36) + (k << 12) });
-                let rest =
-                    Surroundings { student: None, memory: &mut memory, seed: recipe.seed, moment: &moment, swing };
-                let total = teacher_loss(&mut tape, teacher, &r.loss, &seen, &conditions, rest)?.0;
+                let crop = tossed(how, recipe.seed, draws)?;
+                let moment = match &control {
+                    None => Moment::now(it),
+                    Some(control) => {
+                        let crops: &[_] = if crop { &[(Place::Stored, how, draws)] } else { &[] };
+                        control.publish(it, [rate.of(k), 0.0], recipe.seed, [h, w], crops)?;
+                        Moment::stored(it, control)
+                    }
+                };
+                let shifts = Shifts { r, seed: recipe.seed, b: b as u64, k, counters: counters.as_ref() };
+                shifts.publish()?;
+                let name = || format!("stored images{}", if crop { ", cropped" } else { "" });
+                repeats.run(device, crop, name, || {
+                    let mut tape = Tape::new(device);
+                    let mut seen = tape.parameter(batch.x.clone(), batch.grad.clone());
+                    if r.roll > 0 {
+                        seen = roll(&mut tape, &seen, shifts.roll()?)?;
+                    }
+                    let seen = moment.augment(&mut tape, seen, Place::Stored, how, recipe.seed, draws)?;
+                    let (student, memory, seed) = (None, &mut memory, recipe.seed);
+                    let rest = Surroundings { student, memory, seed, moment: &moment, swing: shifts.swing() };
+                    teacher.count_draws(shifts.passes()?);
+                    let found = teacher_loss(&mut tape, teacher, &r.loss, &seen, &batch.conditions, rest);
+                    teacher.count_draws(None);
+                    let total = found?.0;
+                    batch.loss.copy_from(&total.loss.value)?;
+                    tape.backward(&total.loss)?;
+                    batch.adam.step(&mut batch.x, &batch.grad, moment.weights_rate(rate.of(k))?)
+                })?;
+                if let Some(why) = repeats.failure() {
+                    report(Event::Eager { why: &format!("stored images: {why}") })?;
+                }
                 // Reading the loss waits for the device.
                 if k + 1 == r.iters || rate.listens() {
-                    last = total.loss.value.item()? as f32;
+                    last = batch.loss.item()? as f32;
                 }
-                tape.backward(&total.loss)?;
-                adam.step(&mut x, &grad, rate.of(k))?;
                 rate.observe(last);
             }
-            grad.fill_zero()?;
             if r.loss.marginal_distance.as_ref().is_some_and(|t| t.weight > 0.0) {
-                MarginalDistance::remember(&mut memory, teacher, &x, &y)?;
+                MarginalDistance::remember(&mut memory, teacher, &batch.x, &y)?;
             }
-            images.view(b * n * row, [n, row])?.copy_from(&x.reshape([n, row])?)?;
+            images.view(b * n * row, [n, row])?.copy_from(&batch.x.reshape([n, row])?)?;
             labels.view(b * n, [n])?.copy_from(&y)?;
-            logits.view(b * n * classes, [n, classes])?.copy_from(&infer(teacher, &x)?)?;
-            progress(b + 1, batches, last)?;
+            logits.view(b * n * classes, [n, classes])?.copy_from(&infer(teacher, &batch.x)?)?;
+            report(Event::Images { done: b + 1, of: batches, loss: last })?;
         }
         Ok(Self { images, labels, teacher_logits: logits, shape })
     }
@@ -167,6 +194,44 @@ impl ImagePool {
     }
 }
 
+/// Whether iterations can be recorded: no term needs the host, and none remembers earlier batches, in tensors that change their
+/// places.
+fn records(r: &ImagesRecipe) -> bool {
+    let remembers = r.loss.marginal_distance.as_ref().is_some_and(|t| t.weight > 0.0);
+    !remembers && !r.loss.terms().iter().any(|t| t.needs_host())
+}
+
+/// The batch that is optimised: in one place for all batches, as recorded iterations write to it.
+struct Batch {
+    x: Tensor,
+    grad: Tensor,
+    adam: Adam,
+    conditions: Conditions,
+    /// Of the last iteration.
+    loss: Tensor,
+}
+
+impl Batch {
+    fn new(device: &Device, shape: [usize; 4]) -> Result<Self> {
+        let x = Tensor::empty(device, shape, DType::F32)?;
+        let labels = Var::constant(Tensor::empty(device, [shape[0]], DType::I32)?);
+        Ok(Self {
+            grad: Tensor::zeros(device, shape, DType::F32)?,
+            adam: Adam::new(&x, 0.9, 0.999, 1e-8)?,
+            x,
+            conditions: Conditions { labels, noise: None, centers: None, center_input: None },
+            loss: Tensor::empty(device, [1], DType::F32)?,
+        })
+    }
+
+    /// A new batch from here.
+    fn begin(&mut self, start: &Tensor, labels: &Tensor) -> Result<()> {
+        self.x.copy_from(start)?;
+        self.conditions.labels.value.copy_from(labels)?;
+        self.adam.restart()
+    }
+}
+
 /// The draws of a stored batch's crops in iteration `it`.
 pub(super) fn crop_draws(it: u64) -> u64 {
     CROP_BASE + it
@@ -213,11 +278,52 @@ impl Rate {
     }
 }
 
-/// The shift of iteration `k` of batch `it`: both axes uniform in `-reach..reach`.
-fn jitter(reach: usize, seed: u64, it: u64, k: u64) -> Result<[i64; 2]> {
-    let both = random::labels(&Device::cpu(), 2, 2 * reach, seed, stream((it << 20) + k, Draw::Roll))?;
-    let both = both.to_vec::<i32>()?;
-    Ok([0, 1].map(|i| i64::from(both[i]) - reach as i64))
+/// How iteration `k` of batch `b` shifts images and maps.
+struct Shifts<'a> {
+    r: &'a ImagesRecipe,
+    seed: u64,
+    b: u64,
+    k: u64,
+    /// Where recorded iterations find what their draws are formed from: I32 `[4]`, the number of the teacher's pass and that of
+    /// the image's shift, low words first.
+    counters: Option<&'a Tensor>,
+}
+
+impl Shifts<'_> {
+    /// Of the teacher's pass, counted in a pass's streams.
+    fn pass(&self) -> u64 {
+        (self.b << 24) + self.k
+    }
+    /// Of the shift of images.
+    fn shift(&self) -> u64 {
+        ((DRAW_BASE + self.b) << 20) + self.k
+    }
+    /// Queues the numbers to be written.
+    fn publish(&self) -> Result<()> {
+        let Some(words) = self.counters else { return Ok(()) };
+        let [pass, shift] = [self.pass(), self.shift()].map(|v| [v as i32, (v >> 32) as i32]);
+        words.clone().write_queued(&[pass, shift].concat())
+    }
+    /// Both axes uniform in `-reach..reach`.
+    fn roll(&self) -> Result<Shift> {
+        let reach = self.r.roll;
+        if let Some(words) = self.counters {
+            let draws = Stream::counted(&words.view(2, [2])?, DRAWS, Draw::Roll as u64);
+            return Ok(Shift::Stored(random::labels(&words.device(), 2, 2 * reach, self.seed, draws)?, reach));
+        }
+        let both = random::labels(&Device::cpu(), 2, 2 * reach, self.seed, stream(self.shift(), Draw::Roll))?;
+        let both = both.to_vec::<i32>()?;
+        Ok([0, 1].map(|i| i64::from(both[i]) - reach as i64).into())
+    }
+    fn swing(&self) -> Option<Swing> {
+        // Where passes are counted the network adds the pass's streams itself.
+        let pass = if self.counters.is_some() { 0 } else { self.pass() };
+        self.r.swing.then_some(Swing { seed: self.seed, stream: SWING + pass * STREAMS })
+    }
+    /// For [`Network::count_draws`].
+    fn passes(&self) -> Result<Option<Tensor>> {
+        self.counters.map(|words| words.view(0, [2])).transpose()
+    }
 }
 
 /// The float network's logits.

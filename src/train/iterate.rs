@@ -1,17 +1,17 @@
-//! One iteration of a run. On the CPU it is simply done. On a GPU it is queued, and nobody waits: a kind of iteration runs
-//! launch by launch the first time (which fills the memory pool), is recorded as one graph the second time, and replayed
-//! from then on. What differs between iterations of one kind lies in device memory ([`ControlBlock`]).
+//! One iteration of a run. On the CPU it is simply done. On a GPU it is queued, and nobody waits: kinds of iterations are
+//! recorded as graphs and replayed ([`Repeats`]). What differs between iterations of one kind lies in device memory
+//! ([`ControlBlock`]).
 
 use super::calibrate::follow;
 use super::control::{ControlBlock, Cropping, Moment, Place, tossed};
 use super::images::{self, cropped};
 use super::loss_log::{Loss, LossLog, READ_EVERY, finite};
+use super::repeats::Repeats;
 use super::run::{Event, QuantizeRun};
 use super::synthetic::Synthetic;
 use crate::Result;
-use crate::device::{Captured, Device};
+use crate::device::Device;
 use crate::methods::{Recipe, Total};
-use std::collections::HashMap;
 
 /// Everything that iterations do or do not do: what graphs are kept by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,12 +49,11 @@ impl Kind {
 pub(super) struct Queue {
     control: ControlBlock,
     log: LossLog,
-    /// Kinds that have run, and their graphs once they are recorded.
-    graphs: HashMap<Kind, Option<Captured>>,
-    /// Why nothing is recorded, if nothing is.
-    eager: Option<String>,
-    /// Said already.
+    repeats: Repeats<Kind>,
+    /// It was said, or is known, why nothing is recorded.
     told: bool,
+    /// Nothing at all is to be recorded.
+    plain: bool,
 }
 
 impl Queue {
@@ -67,26 +66,31 @@ impl Queue {
         Ok(Some(Self {
             control: ControlBlock::new(device, recipe.batch)?,
             log: LossLog::new(device, recipe)?,
-            graphs: HashMap::new(),
-            told: eager.is_none(),
-            eager,
+            repeats: Repeats::new(eager),
+            told: false,
+            plain: false,
         }))
     }
 
     /// Records no graphs.
     pub fn stay_eager(&mut self) {
-        (self.eager, self.told) = (Some("asked for".into()), true);
-        self.graphs.clear();
+        self.repeats = Repeats::new(Some("asked for".into()));
+        (self.told, self.plain) = (true, true);
+    }
+
+    /// Whether other work of the run than iterations may be recorded.
+    pub fn records(&self) -> bool {
+        !self.plain
     }
 
     /// Forgets all graphs: what they write to is about to be replaced.
     pub fn forget(&mut self) {
-        self.graphs.clear();
+        self.repeats.forget();
     }
 
     /// Number of graphs recorded.
     pub fn recorded(&self) -> usize {
-        self.graphs.values().flatten().count()
+        self.repeats.recorded()
     }
 }
 
@@ -96,7 +100,7 @@ impl QuantizeRun {
         let kind = self.kind(it)?;
         if let Some(mut queue) = self.queue.take() {
             let done = self.enqueue(&mut queue, kind, it);
-            if let (Some(why), false) = (&queue.eager, queue.told) {
+            if let (Some(why), false) = (queue.repeats.eager(), queue.told) {
                 queue.told = true;
                 report(Event::Eager { why })?;
             }
@@ -165,8 +169,8 @@ impl QuantizeRun {
 
     fn enqueue(&mut self, queue: &mut Queue, kind: Kind, it: u64) -> Result<()> {
         queue.log.expect(it, kind.losses());
-        let Queue { control, log, graphs, eager, told } = queue;
-        if eager.is_some() {
+        let Queue { control, log, repeats, .. } = queue;
+        if repeats.eager().is_some() {
             let moment = Moment::now(it);
             return self.perform(kind, &moment, &mut |loss, total| log.record(loss, total, &moment));
         }
@@ -175,32 +179,13 @@ impl QuantizeRun {
         let [h, w, _] = images::image_size(&self.teacher.graph)?;
         control.publish(it, self.student.rates(it), self.recipe.seed, [h, w], &crops)?;
         let moment = Moment::stored(it, control);
-        let mut seen = |loss: Loss, total: &Total| log.record(loss, total, &moment);
-        let Some(known) = graphs.get(&kind) else {
-            self.perform(kind, &moment, &mut seen)?;
-            graphs.insert(kind, None);
-            return Ok(());
-        };
         let device = self.teacher.device();
-        let gpu = device.gpu().expect("only runs on GPUs have a queue");
-        if !gpu.may_replay() {
-            // An evaluation's result, say, lies where graphs would write.
-            graphs.values_mut().for_each(|g| *g = None);
-        } else if let Some(graph) = known {
-            return gpu.replay(graph);
-        }
-        match gpu.capture(&kind.name(), || self.perform(kind, &moment, &mut seen)) {
-            Ok(graph) => {
-                gpu.replay(&graph)?;
-                graphs.insert(kind, Some(graph));
-                Ok(())
-            }
-            Err(e) => {
-                (*eager, *told) = (Some(format!("recording failed: {e}")), false);
-                graphs.clear();
-                self.perform(kind, &moment, &mut seen)
-            }
-        }
+        repeats.run(
+            &device,
+            kind,
+            || kind.name(),
+            || self.perform(kind, &moment, &mut |loss, total| log.record(loss, total, &moment)),
+        )
     }
 
     /// The iteration itself: generator step; ranges tracked along in warm-up, or the student's step.

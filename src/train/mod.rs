@@ -12,6 +12,7 @@ mod iterate;
 pub mod log;
 mod loss_log;
 mod reconstruct;
+mod repeats;
 mod run;
 mod select;
 mod student_step;

@@ -5,17 +5,19 @@
 //! the quantized inputs did not fall is left as calibration made it.
 
 use super::images::ImagePool;
+use super::repeats::Repeats;
+use super::run::Event;
 use crate::autograd::{Tape, Var};
-use crate::graph::{Block, Drop, Forward, Init, Network, NodeId, ParamSpec, ParamStore};
+use crate::graph::{Block, Drop, Forward, Init, Network, NodeId, ParamSpec, ParamStore, STREAMS};
 use crate::methods::ReconstructionRecipe;
-use crate::ops::adaround::{Rounding, rounding_penalty};
+use crate::ops::adaround::{Beta, Rounding, rounding_penalty};
 use crate::ops::elementwise::{mul, weighted_sum};
 use crate::ops::embedding::embedding;
 use crate::ops::fake_quant::Ste;
 use crate::ops::mse::mse;
 use crate::ops::qdrop::qdrop;
-use crate::ops::random;
-use crate::optim::{Adam, Schedule};
+use crate::ops::random::{self, Stream};
+use crate::optim::{Adam, Rate, Schedule};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -36,10 +38,10 @@ pub struct BlockReport {
 
 /// Images per pass when whole tables are computed.
 const PASS: usize = 64;
-/// Draws, away from the loop's: 4096 streams per iteration, of which nodes take the first.
+/// Draws, away from the loop's: as many streams per iteration as a pass has, of which nodes take the first.
 const DRAWS: u64 = 1 << 60;
-const PICK: u64 = 4095;
-const MIX: u64 = 4094;
+const PICK: u64 = STREAMS - 1;
+const MIX: u64 = STREAMS - 2;
 
 /// Values of one node for all stored images.
 struct Table {
@@ -102,16 +104,24 @@ fn error(a: &Table, b: &Table) -> Result<f64> {
     Ok(sum / a.len() as f64 * channels)
 }
 
-/// Rebuilds all blocks of `student` in place; `tell(report, done, of)` after each. False if `stop` was set before the end:
+/// How blocks are rebuilt.
+#[derive(Clone, Copy)]
+pub(super) struct Rebuilding<'a> {
+    pub recipe: &'a ReconstructionRecipe,
+    pub seed: u64,
+    /// Whether a GPU records iterations.
+    pub graphs: bool,
+    pub stop: &'a AtomicBool,
+}
+
+/// Rebuilds all blocks of `student` in place and reports [`Event::Block`] after each. False if `stop` was set before the end:
 /// then the student is as it was.
 pub(super) fn reconstruct(
     student: &mut Network,
     teacher: &mut Network,
     pool: &ImagePool,
-    r: &ReconstructionRecipe,
-    seed: u64,
-    stop: &AtomicBool,
-    tell: &mut dyn FnMut(&BlockReport, usize, usize) -> Result<()>,
+    rebuilding: Rebuilding,
+    report: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<bool> {
     let blocks = student.graph.blocks()?;
     let start = (student.params.values().duplicate()?, student.ranges.values().duplicate()?);
@@ -131,7 +141,7 @@ pub(super) fn reconstruct(
         let before = error(&calibrated, &target)?;
         let old = (student.params.values().duplicate()?, student.ranges.values().duplicate()?);
         let data = Data { full: &full, quantized: &quantized, target: &target };
-        if !train(student, *block, b as u64, &data, r, seed, stop)? {
+        if !train(student, *block, b as u64, &data, rebuilding, report)? {
             put(student, &start)?;
             return Ok(false);
         }
@@ -140,7 +150,7 @@ pub(super) fn reconstruct(
         if !after.is_finite() {
             let hint = "; lower reconstruction.range_lr or reconstruction.step_lr";
             return Err(Error::NonFinite {
-                step: r.iters,
+                step: rebuilding.recipe.iters,
                 term: format!("reconstruction of '{name}'"),
                 value: after as f32,
                 hint,
@@ -150,7 +160,8 @@ pub(super) fn reconstruct(
         if !kept {
             put(student, &old)?;
         }
-        tell(&BlockReport { name, before, after, kept }, b + 1, blocks.len())?;
+        let block = BlockReport { name, before, after, kept };
+        report(Event::Block { report: &block, done: b + 1, of: blocks.len() })?;
         quantized = if kept { learned } else { calibrated };
         full = target;
     }
@@ -182,7 +193,7 @@ impl Group {
         let adam = Adam::new(store.values(), 0.9, 0.999, 1e-8)?;
         Ok(Self { store, adam })
     }
-    fn step(&mut self, lr: f32) -> Result<()> {
+    fn step(&mut self, lr: impl Into<Rate>) -> Result<()> {
         let (values, grads) = self.store.flat()?;
         self.adam.step(values, grads, lr)
     }
@@ -265,53 +276,138 @@ impl Learned {
     }
 }
 
+/// The numbers of an iteration, and where they lie in device memory if they are read from there.
+struct Numbers {
+    k: u64,
+    /// Of steps and ranges.
+    rates: [f32; 2],
+    /// Of the penalty, where it has set in.
+    beta: Option<f32>,
+    /// I32: `k`, low and high word, the rates, `beta`.
+    words: Option<Tensor>,
+}
+
+impl Numbers {
+    /// Queues them to be written.
+    fn publish(&self) -> Result<()> {
+        let Some(words) = &self.words else { return Ok(()) };
+        let [steps, ranges] = self.rates.map(|r| r.to_bits() as i32);
+        let beta = self.beta.unwrap_or(0.0).to_bits() as i32;
+        words.clone().write_queued(&[self.k as i32, (self.k >> 32) as i32, steps, ranges, beta])
+    }
+
+    /// Draw `which` of the iterations whose streams begin at `base`.
+    fn stream(&self, base: u64, which: u64) -> Result<Stream> {
+        Ok(match &self.words {
+            None => (base + self.k * STREAMS + which).into(),
+            Some(words) => Stream::counted(&words.view(0, [2])?, STREAMS, base + which),
+        })
+    }
+
+    fn stored(&self, at: usize) -> Result<Option<Tensor>> {
+        self.words.as_ref().map(|w| Ok(w.view(at, [1])?.reinterpret(DType::F32))).transpose()
+    }
+
+    fn rate(&self, which: usize) -> Result<Rate> {
+        Ok(self.stored(2 + which)?.map_or(Rate::Now(self.rates[which]), Rate::Stored))
+    }
+
+    fn beta(&self) -> Result<Option<Beta>> {
+        let Some(beta) = self.beta else { return Ok(None) };
+        Ok(Some(self.stored(4)?.map_or(Beta::Now(beta), Beta::Stored)))
+    }
+}
+
 /// Trains a block and writes the result into the student. False if `stop` was set.
 fn train(
     student: &mut Network,
     block: Block,
     index: u64,
     data: &Data,
-    r: &ReconstructionRecipe,
-    seed: u64,
-    stop: &AtomicBool,
+    how: Rebuilding,
+    report: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<bool> {
     let device = student.device();
+    let Rebuilding { recipe: r, graphs, stop, .. } = how;
     let mut learned = Learned::new(student, block)?;
-    let channels = data.target.shape.last().copied().unwrap_or(1) as f32;
     let cosine = Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 };
     let first = (r.iters as f64 * f64::from(r.penalty_start)) as u64;
+    let base = DRAWS + (index << 40);
+    let record = graphs && !device.is_cpu();
+    let words = if record { Some(Tensor::zeros(&device, [5], DType::I32)?) } else { None };
+    student.count_draws(words.as_ref().map(|w| w.view(0, [2])).transpose()?);
+    let mut repeats = Repeats::new((!record).then(|| "asked for".into()));
+    let mut finished = Ok(true);
     for k in 0..r.iters {
         if stop.load(Ordering::Relaxed) {
-            return Ok(false);
+            finished = Ok(false);
+            break;
         }
-        let stream = DRAWS + (index << 40) + (k << 12);
-        let pick = random::labels(&device, r.batch, data.full.len(), seed, stream + PICK)?;
-        let (full, quantized) = (data.full.gather(&pick)?, data.quantized.gather(&pick)?);
-        let draw = random::uniform(&device, full.shape(), seed, stream + MIX)?;
-        let mut plain = Tape::inference(&device);
-        let x = qdrop(&mut plain, &Var::constant(quantized), &Var::constant(full), &draw, r.mix)?;
-        let target = Var::constant(data.target.gather(&pick)?);
-
-        let mut tape = Tape::new(&device);
-        let (stand_ins, open) = learned.on(&mut tape)?;
-        let drop = (r.drop > 0.0).then_some(Drop { share: r.drop, seed, stream });
-        let how = Forward { constant: true, ste: Ste::Lsq, drop, ..Forward::eval() };
-        let y = student.forward_part(&mut tape, &[(block.from, x)], &[block.to], &stand_ins, how)?.remove(0);
-        let mut terms = vec![(channels, mse(&mut tape, &y, &target)?)];
-        if k >= first && r.penalty > 0.0 {
-            let done = (k - first) as f32 / (r.iters - first) as f32;
-            let beta = r.beta_first + (r.beta_last - r.beta_first) * done;
-            for v in &open {
-                terms.push((r.penalty, rounding_penalty(&mut tape, v, beta)?));
-            }
+        let done = k.saturating_sub(first) as f32 / (r.iters - first) as f32;
+        let beta = (k >= first && r.penalty > 0.0).then(|| r.beta_first + (r.beta_last - r.beta_first) * done);
+        let rates = [r.step_lr * cosine.factor(k), r.range_lr * cosine.factor(k)];
+        let numbers = Numbers { k, rates, beta, words: words.clone() };
+        let name = || format!("reconstruction{}", if beta.is_some() { " with penalty" } else { "" });
+        let step = numbers.publish().and_then(|()| {
+            repeats
+                .run(&device, beta.is_some(), name, || iterate(student, &mut learned, block, data, how, base, &numbers))
+        });
+        let step = step.and_then(|()| match repeats.failure() {
+            Some(why) => report(Event::Eager { why: &format!("reconstruction: {why}") }),
+            None => Ok(()),
+        });
+        if let Err(e) = step {
+            finished = Err(e);
+            break;
         }
-        let terms: Vec<(f32, &Var)> = terms.iter().map(|(w, v)| (*w, v)).collect();
-        let loss = weighted_sum(&mut tape, &terms)?;
-        tape.backward(&loss)?;
-        learned.choices.step(r.rounding_lr)?;
-        learned.ratios.step(r.step_lr * cosine.factor(k))?;
-        learned.ranges.step(r.range_lr * cosine.factor(k))?;
     }
-    learned.write(student)?;
-    Ok(true)
+    student.count_draws(None);
+    // Graphs go when this returns: not before they are done.
+    device.synchronize()?;
+    if finished? {
+        learned.write(student)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// One iteration of a block.
+fn iterate(
+    student: &mut Network,
+    learned: &mut Learned,
+    block: Block,
+    data: &Data,
+    how: Rebuilding,
+    base: u64,
+    numbers: &Numbers,
+) -> Result<()> {
+    let device = student.device();
+    let Rebuilding { recipe: r, seed, .. } = how;
+    let pick = random::labels(&device, r.batch, data.full.len(), seed, numbers.stream(base, PICK)?)?;
+    let (full, quantized) = (data.full.gather(&pick)?, data.quantized.gather(&pick)?);
+    let draw = random::uniform(&device, full.shape(), seed, numbers.stream(base, MIX)?)?;
+    let mut plain = Tape::inference(&device);
+    let x = qdrop(&mut plain, &Var::constant(quantized), &Var::constant(full), &draw, r.mix)?;
+    let target = Var::constant(data.target.gather(&pick)?);
+
+    let mut tape = Tape::new(&device);
+    let (stand_ins, open) = learned.on(&mut tape)?;
+    // Where numbers are stored the network adds the iteration's streams itself.
+    let stream = if numbers.words.is_some() { base } else { base + numbers.k * STREAMS };
+    let drop = (r.drop > 0.0).then_some(Drop { share: r.drop, seed, stream });
+    let forward = Forward { constant: true, ste: Ste::Lsq, drop, ..Forward::eval() };
+    let y = student.forward_part(&mut tape, &[(block.from, x)], &[block.to], &stand_ins, forward)?.remove(0);
+    let channels = data.target.shape.last().copied().unwrap_or(1) as f32;
+    let mut terms = vec![(channels, mse(&mut tape, &y, &target)?)];
+    if let Some(beta) = numbers.beta()? {
+        for v in &open {
+            terms.push((r.penalty, rounding_penalty(&mut tape, v, beta.clone())?));
+        }
+    }
+    let terms: Vec<(f32, &Var)> = terms.iter().map(|(w, v)| (*w, v)).collect();
+    let loss = weighted_sum(&mut tape, &terms)?;
+    tape.backward(&loss)?;
+    learned.choices.step(r.rounding_lr)?;
+    learned.ratios.step(numbers.rate(0)?)?;
+    learned.ranges.step(numbers.rate(1)?)
 }

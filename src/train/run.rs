@@ -7,7 +7,7 @@ use super::evaluate::{Accuracy, evaluate};
 use super::generator_step::GeneratorStep;
 use super::images::{ImagePool, image_size, infer};
 use super::iterate::Queue;
-use super::reconstruct::{BlockReport, reconstruct};
+use super::reconstruct::{BlockReport, Rebuilding, reconstruct};
 use super::select::Tally;
 use super::student_step::StudentStep;
 use crate::autograd::{Tape, Var};
@@ -228,14 +228,13 @@ impl QuantizeRun {
             queue.forget();
         }
         if let (Some(images), None) = (self.recipe.images.as_ref().filter(|i| i.count > 0), &self.pool) {
-            let device = self.teacher.device();
-            let tell = |done, of, loss| report(Event::Images { done, of, loss });
+            let graphs = self.queue.as_ref().is_some_and(Queue::records);
             let (teacher, generator) = (&mut self.teacher, &mut self.generator);
             let n = self.recipe.batch;
             let aside =
                 if self.recipe.sets_images_aside() { (images.count / 4).clamp(1, HELD_OUT).div_ceil(n) } else { 0 };
             let count = images.count.div_ceil(n) * n + aside * n;
-            let mut pool = ImagePool::make(&device, teacher, generator, &self.recipe, images, count, tell)?;
+            let mut pool = ImagePool::make(teacher, generator, &self.recipe, images, count, graphs, report)?;
             self.held_out = pool.set_aside(aside, n)?;
             self.pool = Some(pool);
         }
@@ -254,9 +253,10 @@ impl QuantizeRun {
         self.consider(&tally)?;
         report(Event::Evaluated { tally: &tally, phase: "calibrated" })?;
         if let (Some(r), Some(pool)) = (&self.recipe.reconstruction, &self.pool) {
-            let mut tell = |block: &BlockReport, done, of| report(Event::Block { report: block, done, of });
             let (student, teacher) = (&mut self.student.network, &mut self.teacher);
-            if !reconstruct(student, teacher, pool, r, self.recipe.seed, stop, &mut tell)? {
+            let graphs = self.queue.as_ref().is_some_and(Queue::records);
+            let how = Rebuilding { recipe: r, seed: self.recipe.seed, graphs, stop };
+            if !reconstruct(student, teacher, pool, how, report)? {
                 // Without `ptq` the resumed run calibrates and rebuilds anew.
                 checkpoint::save(self, folder)?;
                 return Err(Error::Interrupted { step: self.it, run: folder.to_path_buf() });

@@ -133,11 +133,7 @@ impl StudentStep {
             teacher_bodies: &lesson.bodies,
             heads,
         };
-        let mut terms = Vec::new();
-        for term in loss.terms() {
-            terms.push((term.name(), factor * term.weight(), term.loss(tape, &view)?));
-        }
-        Total::new(tape, terms)
+        loss.total(tape, &view, factor)
     }
 
     /// Learning rates of weights and ranges in iteration `it`.

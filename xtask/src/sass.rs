@@ -19,9 +19,10 @@ const BLOCK: u64 = 256;
 type Counts = BTreeMap<&'static str, u64>;
 
 /// Plan name, start of the instruction, and what else its name holds.
-const KINDS: [(&str, &str, &str); 10] = [
+const KINDS: [(&str, &str, &str); 11] = [
     ("HMMA", "HMMA", ""),
     ("IMMA", "IMMA", ""),
+    ("IGMMA", "IGMMA", ""),
     ("LDSM", "LDSM", ""),
     ("LDGSTS", "LDGSTS", ""),
     ("LDG", "LDG.", ""),
@@ -50,7 +51,7 @@ pub fn facts() -> Result<(), String> {
             usage.registers,
             usage.shared,
             warps(usage),
-            of("HMMA") + of("IMMA"),
+            of("HMMA") + of("IMMA") + of("IGMMA"),
             of("LDSM"),
             of("LDGSTS"),
             of("LDG"),

@@ -2,6 +2,7 @@
 // named carries a comment "BUG <kernel>".
 #include "include/async_copy.cuh"
 #include "include/device.cuh"
+#include "include/wgmma.cuh"
 
 KERNEL planted_global_bounds(float* y, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -207,4 +208,99 @@ KERNEL planted_misaligned(float* y, int) {
 }
 KERNEL fixed_misaligned(float* y, int) {
   if (threadIdx.x == 0) y[0] = (float)((volatile double*)(y + 2))[0];
+}
+
+// 64 rows of A and 80 of B, all zeros; their address.
+DEV unsigned zeros_for_wgmma(unsigned char*& rows, bool fenced) {
+  DYN_SMEM(unsigned char, dynamic);
+  rows = dynamic + (0u - smem_address(dynamic)) % WGMMA_ALIGN;
+  for (int i = threadIdx.x; i < 144 * WGMMA_ROW / 4; i += 128) ((unsigned*)rows)[i] = 0;
+  if (fenced) proxy_fence();
+  __syncthreads();
+  return smem_address(rows);
+}
+KERNEL planted_wgmma_proxy(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, false);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));  // BUG planted_wgmma_proxy
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+KERNEL fixed_wgmma_proxy(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+
+KERNEL planted_wgmma_fence(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));  // BUG planted_wgmma_fence
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+KERNEL fixed_wgmma_fence(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+
+KERNEL planted_wgmma_operands(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true) + threadIdx.x / 64 * 32;
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));  // BUG planted_wgmma_operands
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+KERNEL fixed_wgmma_operands(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+
+KERNEL planted_wgmma_overwrite(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));
+  wgmma_commit();
+  rows[threadIdx.x * WGMMA_ROW] = 1;  // BUG planted_wgmma_overwrite
+  wgmma_wait<0>(d);
+  y[threadIdx.x] = (float)d[0];
+}
+KERNEL fixed_wgmma_overwrite(float* y, int) {
+  unsigned char* rows;
+  int d[40] = {};
+  unsigned at = zeros_for_wgmma(rows, true);
+  wgmma_fence();
+  wgmma_s8(d, wgmma_matrix(at), wgmma_matrix(at + 64 * WGMMA_ROW));
+  wgmma_commit();
+  wgmma_wait<0>(d);
+  __syncthreads();
+  rows[threadIdx.x * WGMMA_ROW] = 1;
+  y[threadIdx.x] = (float)d[0];
 }

@@ -5,6 +5,7 @@
 #include "include/device.cuh"
 #include "include/mma.cuh"
 #include "include/reduce.cuh"
+#include "include/wgmma.cuh"
 
 // a: [blocks][32 lanes][4], b: [blocks][32][2], d: [blocks][32][4]
 #define SELFTEST_MMA(name, Acc)                                                    \
@@ -46,3 +47,29 @@ KERNEL selftest_reduce(const float* x, float* out) {
   out[96 + t] = block_max<96>(x[t]);
   out[192 + t] = block_min<96>(x[t]);
 }
+
+// One warpgroup: a: [64][128] bytes, b: [2 R][128], d: [128 threads][R]; d += A[64][depth of 32 at 32 step] * B^T.
+#define SELFTEST_WGMMA(name, R)                                                    \
+  KERNEL selftest_##name(const unsigned char* a, const unsigned char* b, int* d, int step) { \
+    DYN_SMEM(unsigned char, dynamic);                                              \
+    unsigned char* rows = dynamic + (0u - smem_address(dynamic)) % WGMMA_ALIGN;    \
+    int t = threadIdx.x, sums[R];                                                  \
+    for (int i = t; i < (64 + 2 * R) * 8; i += 128) {                              \
+      int row = i / 8, chunk = i % 8;                                              \
+      const unsigned char* from = row < 64 ? a + i * 16 : b + (i - 64 * 8) * 16;   \
+      cp_async<16>(rows + row * WGMMA_ROW + (chunk ^ row % 8) * 16, from);         \
+    }                                                                              \
+    cp_async_commit();                                                             \
+    for (int i = 0; i < R; i++) sums[i] = d[t * R + i];                            \
+    cp_async_wait<0>();                                                            \
+    proxy_fence();                                                                 \
+    __syncthreads();                                                               \
+    unsigned at = smem_address(rows);                                              \
+    wgmma_fence();                                                                 \
+    wgmma_s8(sums, wgmma_matrix(at) + step * WGMMA_STEP, wgmma_matrix(at + 64 * WGMMA_ROW) + step * WGMMA_STEP); \
+    wgmma_commit();                                                                \
+    wgmma_wait<0>(sums);                                                           \
+    for (int i = 0; i < R; i++) d[t * R + i] = sums[i];                            \
+  }
+SELFTEST_WGMMA(wgmma_s8_n80, 40)
+SELFTEST_WGMMA(wgmma_s8_n144, 72)

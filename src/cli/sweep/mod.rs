@@ -57,9 +57,8 @@ pub struct Args {
 struct Shared<'a> {
     runs: Vec<RunConfig>,
     out: PathBuf,
-    network: &'a NetworkArgs,
     sets: &'a [TestSet],
-    /// On `device`; read by all runs there.
+    /// On `device`; read by all runs.
     teacher: Network,
     device: &'a Device,
     why: &'a str,
@@ -71,9 +70,10 @@ impl Shared<'_> {
         self.out.join(run.name())
     }
 
-    /// For one run: on the CPU the same values in the same memory, on a GPU a copy on a stream of the run's own.
+    /// For one run: the same values in the same memory, on a GPU for a stream of the run's own.
     fn teacher(&self) -> Result<Network> {
-        if self.device.is_cpu() { self.teacher.shared() } else { self.network.load(&self.device.beside()?) }
+        let device = if self.device.is_cpu() { self.device.clone() } else { self.device.beside()? };
+        self.teacher.shared(&device)
     }
 }
 
@@ -91,8 +91,8 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
     std::fs::create_dir_all(&out)
         .map_err(|e| Error::file(&out, format!("cannot be created: {e}; choose another --out")))?;
-    let (network, sets) = (&network, &sets[..]);
-    let shared = Shared { runs, out, network, sets, teacher, device, why, checkpoint_every: args.checkpoint_every };
+    let (sets, checkpoint_every) = (&sets[..], args.checkpoint_every);
+    let shared = Shared { runs, out, sets, teacher, device, why, checkpoint_every };
     let mut sweep = Sweep::new(&shared, args.json)?;
     let todo: Vec<usize> = (0..shared.runs.len()).filter(|&i| sweep.ends[i].is_none()).collect();
     let budget = rayon::current_num_threads();

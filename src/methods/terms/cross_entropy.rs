@@ -1,6 +1,6 @@
 //! Label cross-entropy: the images must be what the teacher calls their class; the student must agree with the labels.
 
-use super::{GeneratorTerm, Needs, StudentTerm, StudentView, TeacherView, not_negative};
+use super::{GeneratorTerm, Needs, OfLogits, StudentTerm, StudentView, TeacherView, not_negative};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -97,5 +97,8 @@ impl StudentTerm for StudentCrossEntropy {
             return gated_cross_entropy(tape, &view.logits, view.labels, Some(&weights), None);
         }
         softmax_cross_entropy(tape, &view.logits, view.labels)
+    }
+    fn of_logits(&self) -> Option<OfLogits> {
+        (self.gate >= 1.0).then_some(OfLogits::CrossEntropy)
     }
 }

@@ -6,7 +6,7 @@ use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::sample_stats::sample_stats;
 use crate::ops::slack_stats_loss::{ChannelReduction, SlackSpec, slack_sample_stats_loss};
-use crate::tensor::{Tensor, init};
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// `mean_b sum_c [mean_bc^2 + (std_bc - 1)^2]` over the pixels of every normalised image: a layer 0 of the batch-norm
@@ -38,7 +38,8 @@ impl GeneratorTerm for InputStats {
         let (mean, var) = sample_stats(tape, view.images)?;
         let (device, c) = (mean.value.device(), mean.shape()[1]);
         let zero = Tensor::zeros(&device, [c], mean.dtype())?;
-        let one = init::full(&device, [c], 1.0)?;
+        let mut one = Tensor::empty(&device, [c], mean.dtype())?;
+        one.fill(1.0)?;
         let spec = SlackSpec { reduction: ChannelReduction::Sum, ..SlackSpec::default() };
         slack_sample_stats_loss(tape, &mean, &var, &zero, &one, None, spec)
     }

@@ -1,6 +1,6 @@
 //! Distillation of the teacher's logits.
 
-use super::{StudentTerm, StudentView, not_negative};
+use super::{OfLogits, StudentTerm, StudentView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::loss::{KlReduction, kl_distill};
@@ -26,6 +26,15 @@ pub enum KlReductionName {
     ElementMean,
 }
 
+impl From<KlReductionName> for KlReduction {
+    fn from(name: KlReductionName) -> Self {
+        match name {
+            KlReductionName::BatchMean => Self::BatchMean,
+            KlReductionName::ElementMean => Self::ElementMean,
+        }
+    }
+}
+
 impl Default for Kl {
     fn default() -> Self {
         Self { weight: 1.0, temperature: 20.0, reduction: KlReductionName::BatchMean }
@@ -47,10 +56,9 @@ impl StudentTerm for Kl {
         Err(Error::config("kl.temperature", format!("{} must be finite and positive", self.temperature)))
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
-        let reduction = match self.reduction {
-            KlReductionName::BatchMean => KlReduction::BatchMean,
-            KlReductionName::ElementMean => KlReduction::ElementMean,
-        };
-        kl_distill(tape, &view.logits, view.teacher_logits, self.temperature, reduction)
+        kl_distill(tape, &view.logits, view.teacher_logits, self.temperature, self.reduction.into())
+    }
+    fn of_logits(&self) -> Option<OfLogits> {
+        Some(OfLogits::Kl { temperature: self.temperature, reduction: self.reduction.into() })
     }
 }

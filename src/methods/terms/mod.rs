@@ -45,6 +45,7 @@ pub use soft_label::SoftLabel;
 use crate::autograd::{Tape, Var};
 use crate::graph::{BnStatistics, Graph, Network};
 use crate::ops::cluster_loss::Centroids;
+use crate::ops::loss::KlReduction;
 use crate::ops::marginal_distance::ClassMeans;
 use crate::ops::random::Stream;
 use crate::tensor::Tensor;
@@ -193,7 +194,20 @@ pub trait StudentTerm {
         false
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()>;
+    /// Its value, without the weight: one element.
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var>;
+    /// What it is if logits, labels and teacher's logits are all it looks at and [`crate::ops::logits_loss`] has it: such
+    /// terms are computed together.
+    fn of_logits(&self) -> Option<OfLogits> {
+        None
+    }
+}
+
+/// Terms that are computed together; their [`StudentTerm::loss`] is the same alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OfLogits {
+    CrossEntropy,
+    Kl { temperature: f32, reduction: KlReduction },
 }
 
 /// Refuses a setting that is negative or not finite; `key` is relative to the term.

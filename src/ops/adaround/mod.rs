@@ -213,12 +213,38 @@ impl Op for AdaRoundOp {
     }
 }
 
+/// The exponent of [`rounding_penalty`]: a number, or one that a GPU reads when the kernel runs, so that a recorded launch
+/// takes that of the day.
+#[derive(Clone, Debug)]
+pub enum Beta {
+    Now(f32),
+    /// F32 `[1]`. Whoever writes it sees to it that it lies in `1..=100`.
+    Stored(Tensor),
+}
+
+impl From<f32> for Beta {
+    fn from(beta: f32) -> Self {
+        Self::Now(beta)
+    }
+}
+
 /// `sum(1 - |2 h(v) - 1|^beta)`, a scalar `[1]`: 0 when every choice is made. `beta` falls from 20 (only nearly made
-/// choices are pushed) to 2. `v` F32 (F64 on the CPU), any shape. Errors on an empty tensor or `beta` outside `1..=100`.
-pub fn rounding_penalty(tape: &mut Tape, v: &Var, beta: f32) -> Result<Var> {
+/// choices are pushed) to 2. `v` F32 (F64 on the CPU), any shape. Errors on an empty tensor, `beta` outside `1..=100`, or one
+/// that is stored on the CPU.
+pub fn rounding_penalty(tape: &mut Tape, v: &Var, beta: impl Into<Beta>) -> Result<Var> {
     let n = v.value.len();
     crate::ensure_op!((1..=1 << 30).contains(&n), OP, "cannot take the penalty of {}", v.shape());
-    crate::ensure_op!((1.0..=100.0).contains(&beta), OP, "beta must be in 1..=100, got {beta}");
+    let (stored, beta) = match beta.into() {
+        Beta::Now(beta) => {
+            crate::ensure_op!((1.0..=100.0).contains(&beta), OP, "beta must be in 1..=100, got {beta}");
+            (0, beta)
+        }
+        Beta::Stored(t) => {
+            let good = t.dtype() == DType::F32 && t.len() == 1 && t.gpu().is_some() && t.device() == v.value.device();
+            crate::ensure_op!(good, OP, "a stored beta is F32 [1] on the GPU of the choices, got {t:?}");
+            (t.address(), 0.0)
+        }
+    };
     let mut slopes = row_loss::slopes(tape, &[v])?;
     let mut loss = Tensor::empty_like(&v.value, [1])?;
     if let Some(gpu) = v.value.gpu() {
@@ -229,6 +255,7 @@ pub fn rounding_penalty(tape: &mut Tape, v: &Var, beta: f32) -> Result<Var> {
             .ptr(v.value.address())
             .ptr(sums.address())
             .ptr(row_loss::address(&slopes[0]))
+            .ptr(stored)
             .val(n as i32)
             .val(beta)
             .run(gpu)?;

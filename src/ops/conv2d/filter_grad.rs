@@ -1,4 +1,5 @@
-//! Gradients of filters and biases on the GPU: `kernels/conv2d_wgrad.cu`, `kernels/conv2d_halo.cu`.
+//! Gradients of filters and biases on the GPU: `kernels/conv2d_wgrad.cu`, `kernels/conv2d_halo.cu`,
+//! `kernels/conv2d_wgrad_stages.cu`.
 //!
 //! The result is small and the sum behind it long, so blocks add up parts of it. A kernel that goes on with the gradient
 //! takes the parts ([`Parts`]) and adds them itself; else `conv2d_sum_f32` does, in the same order.
@@ -6,6 +7,7 @@
 use super::gpu::{Kernels, WGRAD, choose};
 use super::halo::Halo;
 use super::launch::{PART_BLOCKS, ROWS, Shape, THREADS, aligned, blocks};
+use super::stages::FilterStages;
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
 use crate::autograd::GradMode;
@@ -16,9 +18,9 @@ use crate::tensor::{Shape as Dims, Tensor};
 /// Fewest pixels of a part, a multiple of every slice.
 const PART_PIXELS: usize = 64;
 
-/// Number of parts and pixels per part when one part alone fills `tiles` blocks.
-fn cut(pixels: usize, tiles: usize) -> (usize, usize) {
-    let wanted = (PART_BLOCKS / tiles).clamp(1, pixels.div_ceil(PART_PIXELS));
+/// Number of parts and pixels per part when one part alone fills `tiles` blocks, and all together should fill `most`.
+fn cut(pixels: usize, tiles: usize, most: usize) -> (usize, usize) {
+    let wanted = (most / tiles).clamp(1, pixels.div_ceil(PART_PIXELS));
     let per_part = pixels.div_ceil(wanted).next_multiple_of(PART_PIXELS);
     (pixels.div_ceil(per_part), per_part)
 }
@@ -112,7 +114,7 @@ struct Target<'a> {
 /// How the gradient of a filter is computed. Follows from the shape and the alignment of views alone.
 enum Cut {
     Halo(Halo),
-    General { geometry: Geometry, kernel: &'static str, tiles: [u32; 2], parts: usize, per_part: usize },
+    General { geometry: Geometry, kernel: &'static str, smem: u32, tiles: [u32; 2], parts: usize, per_part: usize },
 }
 
 /// Whether kernels may load four neighbours at once.
@@ -126,11 +128,18 @@ impl Cut {
         if let Some(halo) = Halo::of(&g, math, operands) {
             return Self::Halo(halo);
         }
-        let kernels = x.choose(&[&WGRAD, &WGRAD_CODES]);
-        let (kernel, cols) = choose(kernels, math, g.k, by_fours(operands[0], dy, &g));
+        let (kernel, cols, smem, most) = match FilterStages::of(&g, math, x, dy) {
+            // Two of its blocks share a multiprocessor of an H100.
+            Some(many) => (many.kernel, many.cols, many.smem, PART_BLOCKS / 2),
+            None => {
+                let kernels = x.choose(&[&WGRAD, &WGRAD_CODES]);
+                let (kernel, cols) = choose(kernels, math, g.k, by_fours(operands[0], dy, &g));
+                (kernel, cols, 0, PART_BLOCKS)
+            }
+        };
         let tiles = [blocks(g.r * g.s * g.c, ROWS), blocks(g.k, cols)];
-        let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize);
-        Self::General { geometry: g, kernel, tiles, parts, per_part }
+        let (parts, per_part) = cut(g.n * g.p * g.q, (tiles[0] * tiles[1]) as usize, most);
+        Self::General { geometry: g, kernel, smem, tiles, parts, per_part }
     }
 
     fn parts(&self) -> usize {
@@ -145,10 +154,11 @@ impl Cut {
         let columns = to.columns.map_or(0, Tensor::address);
         match self {
             Self::Halo(halo) => halo.wgrad(x, dy, to.dw, columns, to.beta),
-            Self::General { geometry, kernel, tiles, parts, per_part } => {
+            Self::General { geometry, kernel, smem, tiles, parts, per_part } => {
                 let launch = Launch::new(kernel)
                     .grid([tiles[0], tiles[1], *parts as u32])
                     .block([THREADS, 1, 1])
+                    .smem(*smem)
                     .val(Shape::new(geometry)?);
                 let launch = x.given_to(launch).ptr(dy.address()).ptr(to.dw.address()).ptr(columns);
                 x.bits_to(launch)
@@ -204,7 +214,7 @@ fn column_sums(dy: &Tensor, to: Option<(&Tensor, f32)>) -> Result<Parts> {
     let gpu = dy.gpu().expect("called for GPU tensors");
     let [pixels, k] = dy.shape().rows_cols();
     let columns = blocks(k, 32);
-    let (parts, per_part) = cut(pixels, columns as usize);
+    let (parts, per_part) = cut(pixels, columns as usize, PART_BLOCKS);
     let parts = Parts::empty(dy, parts, k)?;
     Launch::new("conv2d_bias_grad_f32")
         .grid([columns, parts.count as u32, 1])

@@ -1,18 +1,19 @@
 //! Launches of `kernels/conv2d_*.cu`. Shapes are checked by the callers; sizes and alignment here.
 //!
-//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`), and so have forward and data gradient of many
-//! (`stages.rs`). Else every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per
+//! 3x3 convolutions of few channels have kernels of their own (`halo.rs`), and so have all passes of many
+//! (`stages.rs`). A data gradient may be finished for the layer that made its input (`grad_finish.rs`). Else every pass has one kernel per math and column tile (16, 32, 64), reading four floats at once, and one per
 //! math that takes any channel count and alignment. Which one runs, and into how many parts the filter gradient is cut, follows
 //! from the shape (and the alignment of views) alone, so results do not depend on the device. Gradients of filters:
 //! `filter_grad.rs`.
 
 use super::filter_grad::wgrad;
+use super::grad_finish;
 use super::halo::{self, Halo, HaloKernels};
 use super::launch::{ROWS, Shape, THREADS, aligned, blocks};
 use super::stages::{self, StageKernels, Stages};
 use super::{Conv2dParams, Geometry, Math};
 use crate::Result;
-use crate::autograd::GradMode;
+use crate::autograd::{Finishing, GradMode};
 use crate::device::{Gpu, Launch};
 use crate::tensor::Tensor;
 
@@ -94,6 +95,19 @@ pub(crate) fn convolve_any(
     general(choose(&kernels.map(|name| [name; 4]), p.math, g.k, false), [x, w], &g, to)
 }
 
+/// [`convolve`] by kernels for many channels; whether the shape, math and alignment are theirs.
+pub(crate) fn convolve_many(
+    kernels: &StageKernels,
+    [x, w]: [&Tensor; 2],
+    p: Conv2dParams,
+    to: impl FnOnce(Launch, usize) -> Result<Launch>,
+) -> Result<bool> {
+    let g = Geometry::new("conv2d", x.shape(), w.shape(), p)?;
+    let Some(many) = Stages::forward(kernels, &g, p.math, [x, w]) else { return Ok(false) };
+    to(many.launch(&g, [x, w])?, many.rows())?.run(device(x))?;
+    Ok(true)
+}
+
 fn general(
     (kernel, cols): (&'static str, usize),
     [x, w]: [&Tensor; 2],
@@ -115,11 +129,19 @@ fn run_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &Tensor, beta: f3
 }
 
 /// `bias` has one value per channel of `dx`.
-fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: f32, p: Conv2dParams) -> Result<()> {
+fn run_dgrad(
+    dy: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    (dx, beta): (&Tensor, f32),
+    p: Conv2dParams,
+    finishing: Option<&Finishing>,
+) -> Result<()> {
     let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
     if let Some(few) = Halo::of(&g, p.math, [dy, w]) {
         return few.window(&halo::DGRAD, [dy, w], |launch, _| {
-            Ok(launch.ptr(address(bias)).ptr(dx.address()).val(beta))
+            let launch = launch.ptr(address(bias)).ptr(dx.address()).val(beta);
+            Ok(grad_finish::given_to(launch, finishing, dx, g.c))
         });
     }
     let every = (g.stride / gcd(g.stride, g.dilation)) as i32;
@@ -137,7 +159,8 @@ fn run_dgrad(dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, dx: &Tensor, beta: 
             .ptr(w.address())
             .flops(g.flops())
     };
-    launch.ptr(address(bias)).ptr(dx.address()).val(beta).val(every).run(device(dy))
+    let launch = launch.ptr(address(bias)).ptr(dx.address()).val(beta);
+    grad_finish::given_to(launch, finishing, dx, g.c).val(every).run(device(dy))
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -149,9 +172,16 @@ pub(super) fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tenso
     run_fprop(x, w, bias, y, 0.0, p)
 }
 
-/// `dx[n h w c]` from `dy[n p q k]`, `w[k r s c]`. F32.
-pub(super) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
-    run_dgrad(dy, w, None, dx, mode.beta(), p)
+/// `dx[n h w c]` from `dy[n p q k]`, `w[k r s c]`. F32. With `finishing`, c in eights, that is done to it.
+pub(super) fn dgrad(
+    dy: &Tensor,
+    w: &Tensor,
+    dx: &mut Tensor,
+    mode: GradMode,
+    p: Conv2dParams,
+    finishing: Option<&Finishing>,
+) -> Result<()> {
+    run_dgrad(dy, w, None, (dx, mode.beta()), p, finishing)
 }
 
 /// Upsampling by 2 and the 3x3 convolution `w[k 3 3 c]` are the transpose of this convolution with filter `v[c 4 4 k]`,
@@ -175,7 +205,7 @@ fn expand(w: &Tensor) -> Result<Tensor> {
 
 /// `y[n 2h 2w k]` of `x[n h w c]`, `w[k 3 3 c]`. F32.
 pub(super) fn upsample_fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor, math: Math) -> Result<()> {
-    run_dgrad(x, &expand(w)?, bias, y, 0.0, transposed(math))
+    run_dgrad(x, &expand(w)?, bias, (y, 0.0), transposed(math), None)
 }
 
 /// `dx[n h w c]` from `dy[n 2h 2w k]`, `w[k 3 3 c]`. F32.

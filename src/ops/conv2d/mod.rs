@@ -12,6 +12,7 @@ mod cpu;
 mod cpu_kernel;
 mod filter_grad;
 mod gpu;
+mod grad_finish;
 mod halo;
 mod launch;
 mod params;
@@ -21,14 +22,15 @@ mod stages;
 
 pub use cases::cases;
 pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
-pub(crate) use gpu::{Convolution, convolve, convolve_any};
+pub(crate) use gpu::{Convolution, convolve, convolve_any, convolve_many};
+pub(crate) use stages::StageKernels;
 pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
 
 use crate::Result;
-use crate::autograd::{GradMode, Tape, Var};
+use crate::autograd::{Backward, GradMode, Tape, Var};
 use crate::quant::Affine;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 use rule::{Conv2d, UpsampleConv2d};
 
 /// Convolution of `x[n h w c]` with filters `w[k r s c]`, plus `bias[k]`: `y[n p q k]`,
@@ -131,11 +133,20 @@ pub(crate) fn fprop_rows<O: Send, R: Send>(
     Ok(cpu::fprop_rows(x.host(), w.host(), bias.map(Tensor::host), y.host_mut(), &g, out, finish))
 }
 
+/// [`dgrad`] on a GPU, into the gradient of input 0 of the op whose backward pass `cx` is; what that input's op would do with it
+/// is done on the way, where channels come in eights.
+pub(crate) fn dgrad_finishing(cx: &mut Backward, dy: &Tensor, w: &Tensor, x: Shape, p: Conv2dParams) -> Result<()> {
+    let finishing = if x[3].is_multiple_of(8) { cx.finishing(0)? } else { None };
+    let (mut dx, mode) = cx.target(0, x, dy.dtype())?;
+    Geometry::new("conv2d", x, w.shape(), p)?;
+    gpu::dgrad(dy, w, &mut dx, mode, p, finishing.as_ref())
+}
+
 /// Input gradient into `dx[n h w c]`.
 pub(crate) fn dgrad(dy: &Tensor, w: &Tensor, dx: &mut Tensor, mode: GradMode, p: Conv2dParams) -> Result<()> {
     let g = Geometry::new("conv2d", dx.shape(), w.shape(), p)?;
     if dy.gpu().is_some() {
-        gpu::dgrad(dy, w, dx, mode, p)
+        gpu::dgrad(dy, w, dx, mode, p, None)
     } else if blocked(dy, p) {
         cpu::dgrad(dy.host(), w.host(), dx.host_mut(), mode, &g);
         Ok(())

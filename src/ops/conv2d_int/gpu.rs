@@ -1,6 +1,7 @@
 //! Launches of `kernels/conv2d_int.cu`.
 
 use super::Codes;
+use super::wgmma::WgmmaTile;
 use crate::Result;
 use crate::device::Launch;
 use crate::ops::conv2d::{Geometry, KernelShape};
@@ -31,16 +32,24 @@ impl Quantizers {
     }
 }
 
-/// Kernel names: column tiles of 16, 32 and 64; channels in fours; any.
-pub(crate) type Kernels = [&'static str; 5];
-const VALUES: Kernels = ["conv2d_int_n16", "conv2d_int_n32", "conv2d_int_n64", "conv2d_int_c4", "conv2d_int_any"];
+/// Kernel names.
+pub(crate) struct Kernels {
+    /// Column tiles of 16, 32 and 64; channels in fours; any.
+    pub tiles: [&'static str; 5],
+    /// Products of warpgroups, 64 and 128 columns.
+    pub wgmma: [&'static str; 2],
+}
+const VALUES: Kernels = Kernels {
+    tiles: ["conv2d_int_n16", "conv2d_int_n32", "conv2d_int_n64", "conv2d_int_c4", "conv2d_int_any"],
+    wgmma: ["conv2d_int_wgmma64", "conv2d_int_wgmma128"],
+};
 
 /// Writes `y[n p q k]`.
 pub(super) fn forward(x: &Codes, w: &Codes, bias: Option<&Tensor>, y: &mut Tensor, g: &Geometry) -> Result<()> {
     convolve(&VALUES, [x, w], bias, g, |launch| launch.ptr(y.address()))
 }
 
-/// Launches one of `kernels`, chosen by the shape (and the alignment of views) alone; `to` adds the arguments that say where the
+/// Launches one of `kernels`, chosen by the shape, the alignment of views and whether the device has products of warpgroups; `to` adds the arguments that say where the
 /// values go. Filters of very many taps take a launch more and a workspace of 8 bytes per output channel and tap.
 pub(crate) fn convolve(
     kernels: &Kernels,
@@ -53,17 +62,20 @@ pub(crate) fn convolve(
     let shape = KernelShape::new(g)?;
     let q = Quantizers::new(x, w);
     let aligned = |to: u64| [x, w].iter().all(|q| q.values.address().is_multiple_of(to));
-    let (variant, cols) = match g.k {
-        _ if !g.c.is_multiple_of(4) || !aligned(4) => (4, 32),
-        _ if !g.c.is_multiple_of(16) || !aligned(16) => (3, 32),
-        0..=16 => (0, 16),
-        17..=32 => (1, 32),
-        _ => (2, 64),
+    let tile = if aligned(16) { WgmmaTile::of(gpu, g) } else { None };
+    let (kernel, cols, smem) = match (tile, g.k) {
+        (Some(t), _) => (kernels.wgmma[t.variant], t.cols, t.smem),
+        _ if !g.c.is_multiple_of(4) || !aligned(4) => (kernels.tiles[4], 32, 0),
+        _ if !g.c.is_multiple_of(16) || !aligned(16) => (kernels.tiles[3], 32, 0),
+        (_, 0..=16) => (kernels.tiles[0], 16, 0),
+        (_, 17..=32) => (kernels.tiles[1], 32, 0),
+        _ => (kernels.tiles[2], 64, 0),
     };
     let taps = if cols * g.r * g.s > ROOM { Some(sum_taps(w, q, g)?) } else { None };
-    let launch = Launch::new(kernels[variant])
+    let launch = Launch::new(kernel)
         .grid([(g.n * g.p * g.q).div_ceil(ROWS) as u32, g.k.div_ceil(cols) as u32, 1])
         .block([THREADS, 1, 1])
+        .smem(smem)
         .val(shape)
         .ptr(x.values.address())
         .ptr(w.values.address())

@@ -25,12 +25,14 @@ pub mod epilogue;
 mod gpu;
 mod plain;
 mod plan;
+mod wgmma;
 
 pub use cases::cases;
 pub(crate) use cases::{coded, coded_inputs};
 pub(crate) use gpu::{Kernels, Quantizers, convolve};
 pub use super::fake_quant::Codes;
 pub use plan::Plan;
+pub(crate) use wgmma::WgmmaTile;
 
 use super::batch_norm::Stored;
 use super::conv2d::{self, Conv2dParams, Geometry};

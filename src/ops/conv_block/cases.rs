@@ -105,6 +105,7 @@ pub fn cases() -> Vec<Case> {
         case("eights_n16", [1, 7, 11, 16], [8, 3], p(1, 1), With { bias: true, ..plain }),
         case("eights_n32", [1, 5, 9, 16], [24, 1], p(1, 0), With { relu: false, ..of(codes, Ste::LsqUnscaled) }),
         case("eights_n64", [1, 5, 6, 32], [72, 3], p(1, 2).dilation(2), codes),
+        case("eights_wgmma64", [1, 5, 6, 64], [72, 3], p(1, 1), codes),
         case("long_row", [1, 2, 40, 4], [9, 3], p(1, 1), of(codes, Ste::Clipped)),
         case("learned", [2, 7, 5, 4], [6, 3], p(1, 1), of(values, Ste::Lsq)),
         case("learned", [2, 7, 5, 4], [6, 3], p(1, 1), With { relu: false, ..of(codes, Ste::LsqUnscaled) }),

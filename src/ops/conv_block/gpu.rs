@@ -4,7 +4,7 @@ use super::{Content, Made, Then};
 use crate::Result;
 use crate::device::Launch;
 use crate::ops::batch_norm::Stored;
-use crate::ops::conv2d::{self, Conv2dParams, Geometry};
+use crate::ops::conv2d::{self, Conv2dParams, Geometry, StageKernels};
 use crate::ops::conv2d_int;
 use crate::ops::fake_quant::{Codes, Ste};
 use crate::tensor::Tensor;
@@ -89,26 +89,27 @@ impl Params {
 }
 
 /// The layer with its convolution of codes.
-const INTEGER: conv2d_int::Kernels = [
-    "conv_block_fprop_int_n16",
-    "conv_block_fprop_int_n32",
-    "conv_block_fprop_int_n64",
-    "conv_block_fprop_int_c4",
-    "conv_block_fprop_int_any",
-];
+const INTEGER: conv2d_int::Kernels = conv2d_int::Kernels {
+    tiles: [
+        "conv_block_fprop_int_n16",
+        "conv_block_fprop_int_n32",
+        "conv_block_fprop_int_n64",
+        "conv_block_fprop_int_c4",
+        "conv_block_fprop_int_any",
+    ],
+    wgmma: ["conv_block_fprop_int_wgmma64", "conv_block_fprop_int_wgmma128"],
+};
 
 /// The layer with its convolution of values, in f32, TF32 and BF16.
 const IMAGES: [&str; 3] = ["conv_block_fprop_f32_any", "conv_block_fprop_tf32_any", "conv_block_fprop_bf16_any"];
+
+/// The same of many channels.
+const MANY: StageKernels = StageKernels { names: [Some("conv_block_fprop_tf32_stages64"), None, None], narrow: 4 };
 
 /// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of
 /// a product, and so are eight codes.
 pub(super) fn fused(g: &Geometry) -> bool {
     g.k.is_multiple_of(8)
-}
-
-/// Whether that is so of a convolution of values: of images, whose channels do not come in fours.
-pub(super) fn image_fused(g: &Geometry) -> bool {
-    fused(g) && !g.c.is_multiple_of(4)
 }
 
 /// One thread per eight elements of a row, which share a byte of the mask.
@@ -121,16 +122,22 @@ pub(super) fn convolve(operands: [&Codes; 2], bias: Option<&Tensor>, g: &Geometr
     conv2d_int::convolve(&INTEGER, operands, bias, g, |launch| then.given_to(launch))
 }
 
-/// From values, where the shape is [`image_fused`].
-pub(super) fn convolve_image(
+/// From values, where one kernel does it: of images, whose channels do not come in fours, and of many channels. Whether it did.
+pub(super) fn convolve_values(
     operands: [&Tensor; 2],
     bias: Option<&Tensor>,
+    g: &Geometry,
     p: Conv2dParams,
     then: Params,
-) -> Result<()> {
-    conv2d::convolve_any(&IMAGES, operands, p, |launch, _| {
-        Ok(then.given_to(launch.ptr(bias.map_or(0, Tensor::address))))
-    })
+) -> Result<bool> {
+    let to = |launch: Launch, _| Ok(then.given_to(launch.ptr(bias.map_or(0, Tensor::address))));
+    if !fused(g) {
+        return Ok(false);
+    }
+    if g.c.is_multiple_of(4) {
+        return conv2d::convolve_many(&MANY, operands, p, to);
+    }
+    conv2d::convolve_any(&IMAGES, operands, p, to).map(|()| true)
 }
 
 /// From the convolution's output `z`.

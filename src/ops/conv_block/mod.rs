@@ -7,8 +7,8 @@
 //! every operation as the ops compute it that it stands for (`conv_bn_tune_in_turn`, `elementwise::add`, `activation`,
 //! `fake_quant`), in the same order: the same bits, which are also those of the deployed network (`conv2d_int::epilogue`).
 //!
-//! On a GPU the convolution of codes, or of an image, does all of it before its sums leave the registers, where the output's
-//! channels come in eights; else a kernel of its own does what follows.
+//! On a GPU the convolution of codes, of an image, or of many channels in TF32 does all of it before its sums leave the registers,
+//! where the output's channels come in eights; else a kernel of its own does what follows.
 //!
 //! Backward, from the gradient `g` of the codes' values:
 //! ```text
@@ -32,7 +32,7 @@ use super::conv2d::{Conv2dParams, Geometry, fprop};
 use super::conv2d_int;
 use super::fake_quant::{Codes, Ste, values_of};
 use crate::Result;
-use crate::autograd::{Tape, Var};
+use crate::autograd::{Finish, Tape, Var};
 use crate::quant::Affine;
 use crate::tensor::{DType, Tensor};
 use rule::{ConvBlockOp, Keep};
@@ -164,8 +164,17 @@ pub fn conv_block(
     };
     let scaled = norm.scaled.map(|_| fold.scaled(&w.var.value, norm)).transpose()?.map(|s| s.parts().0);
     let layer = ConvBnTuneOp { x: kept, x_shape: shape, w: w.var.value.clone(), scaled, fold, p };
+    // The data gradient of the layer behind may apply the mask, where its bits lie as the elements do.
+    let early = match &keep {
+        Keep::Bits(mask) if mask.gpu().is_some() && gpu::fused(&g) => Some(mask.clone()),
+        _ => None,
+    };
     let op = ConvBlockOp { layer, keep, row: g.q * g.k, k: g.k };
-    Ok((tape.record_one(op, &inputs, made.codes), found))
+    let y = tape.record_one(op, &inputs, made.codes);
+    if let Some(mask) = early {
+        tape.finish_early(std::slice::from_ref(&y), Finish { mask: Some(mask), stats: None, split: false });
+    }
+    Ok((y, found))
 }
 
 /// What a forward pass writes.
@@ -206,8 +215,9 @@ fn forward(
         _ => {
             let values = x.codes.map(values_of).transpose()?;
             let (x, w) = (values.as_ref().unwrap_or(&x.var.value), &w.var.value);
-            if made.codes.gpu().is_some() && gpu::image_fused(g) {
-                return gpu::convolve_image([x, w], bias, p, gpu::Params::new(norm, residual, then, g, made));
+            let gpu = made.codes.gpu().is_some();
+            if gpu && gpu::convolve_values([x, w], bias, g, p, gpu::Params::new(norm, residual, then, g, made))? {
+                return Ok(());
             }
             let mut z = Tensor::empty_like(w, [g.n, g.p, g.q, g.k])?;
             fprop(x, w, bias, &mut z, p)?;

@@ -3,7 +3,9 @@
 use super::{Fold, OP};
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Op};
-use crate::ops::conv2d::{Conv2dParams, Parts, Source, bias_grad, bias_parts, dgrad, layer_parts, wgrad, wgrad_codes};
+use crate::ops::conv2d::{
+    Conv2dParams, Parts, Source, bias_grad, bias_parts, dgrad, dgrad_finishing, layer_parts, wgrad, wgrad_codes,
+};
 use crate::ops::fake_quant::{Codes, values_of};
 use crate::quant::Affine;
 use crate::tensor::{DType, Real, Shape, Tensor};
@@ -73,8 +75,12 @@ impl ConvBnTuneOp {
                 Some(scaled) => scaled.clone(),
                 None => self.fold.apply(&self.w)?.parts().0,
             };
-            let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
-            dgrad(dy, &scaled, &mut dx, mode, self.p)?;
+            if dy.gpu().is_some() {
+                dgrad_finishing(cx, dy, &scaled, self.x_shape, self.p)?;
+            } else {
+                let (mut dx, mode) = cx.target(0, self.x_shape, dy.dtype())?;
+                dgrad(dy, &scaled, &mut dx, mode, self.p)?;
+            }
         }
         if (1..5).all(|i| !cx.needs(i)) {
             return Ok(());

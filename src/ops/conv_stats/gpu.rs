@@ -3,7 +3,7 @@
 use super::Made;
 use crate::Result;
 use crate::device::Launch;
-use crate::ops::conv2d::{self, Conv2dParams, Convolution, Geometry};
+use crate::ops::conv2d::{self, Conv2dParams, Convolution, Geometry, StageKernels};
 use crate::tensor::Tensor;
 
 const THREADS: u32 = 256;
@@ -55,7 +55,15 @@ const KERNELS: Convolution = Convolution {
         "conv_stats_fprop_bf16_halo16",
         "conv_stats_fprop_bf16_halo32",
     ],
-    stages: [None; 3],
+    // Three stages of 64 columns leave room for the sums of their statistics.
+    stages: StageKernels {
+        names: [
+            Some("conv_stats_fprop_tf32_stages64"),
+            Some("conv_stats_fprop_tf32_stages128"),
+            Some("conv_stats_fprop_bf16_stages128"),
+        ],
+        narrow: 3,
+    },
 };
 
 /// Whether one kernel convolves and does all that follows. Channels in eights: then a byte of the mask is one group of columns of

@@ -20,7 +20,7 @@ use super::channel_stats::{self, statistics};
 use super::conv_bn_tune::{ConvBnTuneOp, Kept, TuneNorm, checked, same_kind};
 use super::conv2d::{self, Conv2dParams, Geometry};
 use crate::Result;
-use crate::autograd::{Tape, Var};
+use crate::autograd::{Finish, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use rule::ConvStatsOp;
 
@@ -81,8 +81,18 @@ pub fn conv_stats(
         let keep_x = (w.needs_grad() || inputs[2].needs_grad()).then(|| Kept::Values(x.value.clone()));
         let layer = ConvBnTuneOp { x: keep_x, x_shape: x.shape(), w: w.value.clone(), scaled: Some(scaled), fold, p };
         let stats = stats.map(|[mean, _]| (y, mean));
+        // The data gradient of the layer behind may do what comes before this one's, where bits lie as the elements do.
+        let early = (x.value.gpu().is_some() && gpu::fused(&g, None)).then(|| Finish {
+            mask: mask.clone(),
+            stats: stats.clone().map(<[Tensor; 2]>::from),
+            split: after.residual.is_some_and(Var::needs_grad),
+        });
         let op = ConvStatsOp { layer, mask, stats, row: g.q * g.k, k: g.k };
-        let mut vars = tape.record(op, &inputs, outputs).into_iter();
+        let vars = tape.record(op, &inputs, outputs);
+        if let Some(finish) = early {
+            tape.finish_early(&vars, finish);
+        }
+        let mut vars = vars.into_iter();
         let u = vars.next().expect("there is an output");
         return Ok((u, vars.next().zip(vars.next())));
     }

@@ -133,6 +133,8 @@ pub fn cases() -> Vec<Case> {
         case("packed37", [1, 5, 6, 48], [37, 3, 3], p(1, 1), (4, 3, None), [true, false, false], Other::Values),
         case("packed68", [2, 7, 5, 32], [68, 1, 1], p(1, 0), (8, 4, Some(8)), all, Other::Nothing),
         case("dilated", [1, 9, 10, 16], [16, 3, 3], p(1, 2).dilation(2), (4, 4, Some(3)), all, Other::Nothing),
+        case("wgmma64", [1, 5, 6, 64], [72, 3, 3], p(1, 1), (8, 8, Some(8)), [true, false, true], Other::Codes),
+        case("wgmma64_packed", [2, 4, 5, 96], [66, 3, 3], p(2, 1), (4, 4, Some(4)), all, Other::Values),
         case("linear", [3, 1, 1, 64], [10, 1, 1], p(1, 0), (4, 4, None), [true, false, false], Other::Nothing),
         finish_case("quantize", &[3, 5, 7, 3], false, Some(8), none, Other::Nothing),
         finish_case("values", &[2, 3, 3, 5], true, None, none, Other::Nothing),

@@ -4,13 +4,16 @@ use super::{Branch, OP, Steps};
 use crate::Result;
 use crate::device::{Device, Launch};
 use crate::ops::conv2d::{Geometry, KernelShape};
-use crate::ops::conv2d_int::Ranges;
+use crate::ops::conv2d_int::{Ranges, WgmmaTile};
 use crate::quant::{Affine, pack_int4};
 use crate::tensor::{Element, Tensor};
 
 /// Rows of a block tile, `CONV_ROWS` of `kernels/include/conv_tile.cuh`.
 const ROWS: usize = 128;
 const THREADS: u32 = 256;
+/// Kernels of warpgroups: filters of a byte and packed ones, 64 and 128 columns.
+const WGMMA: [[&str; 2]; 2] =
+    [["integer_layer_wgmma64", "integer_layer_wgmma128"], ["integer_layer_wgmma64_w4", "integer_layer_wgmma128_w4"]];
 
 /// The steps' vectors on the device.
 pub struct Tables {
@@ -155,15 +158,18 @@ pub fn layer(
     let aligned = |to: u64| [x, &weights.codes].iter().all(|t| t.address().is_multiple_of(to));
     let sixteens = g.c.is_multiple_of(16) && aligned(16);
     crate::ensure_op!(!weights.packed || sixteens, OP, "packed filters and their input must be 16-byte aligned");
-    let (kernel, cols) = match (g.k, weights.packed) {
-        _ if !g.c.is_multiple_of(4) || !aligned(4) => ("integer_layer_any", 32),
-        _ if !sixteens => ("integer_layer_c4", 32),
-        (0..=16, false) => ("integer_layer_n16", 16),
-        (17..=32, false) => ("integer_layer_n32", 32),
-        (_, false) => ("integer_layer_n64", 64),
-        (0..=16, true) => ("integer_layer_n16_w4", 16),
-        (17..=32, true) => ("integer_layer_n32_w4", 32),
-        (_, true) => ("integer_layer_n64_w4", 64),
+    let gpu = y.gpu().expect("a GPU tensor");
+    let tile = if sixteens { WgmmaTile::of(gpu, g) } else { None };
+    let (kernel, cols, smem) = match (tile, g.k, weights.packed) {
+        (Some(t), _, packed) => (WGMMA[usize::from(packed)][t.variant], t.cols, t.smem),
+        _ if !g.c.is_multiple_of(4) || !aligned(4) => ("integer_layer_any", 32, 0),
+        _ if !sixteens => ("integer_layer_c4", 32, 0),
+        (_, 0..=16, false) => ("integer_layer_n16", 16, 0),
+        (_, 17..=32, false) => ("integer_layer_n32", 32, 0),
+        (_, _, false) => ("integer_layer_n64", 64, 0),
+        (_, 0..=16, true) => ("integer_layer_n16_w4", 16, 0),
+        (_, 17..=32, true) => ("integer_layer_n32_w4", 32, 0),
+        (_, _, true) => ("integer_layer_n64_w4", 64, 0),
     };
     let w = WeightArgs {
         unit: weights.unit.address(),
@@ -175,11 +181,12 @@ pub fn layer(
     Launch::new(kernel)
         .grid([(g.n * g.p * g.q).div_ceil(ROWS) as u32, g.k.div_ceil(cols) as u32, 1])
         .block([THREADS, 1, 1])
+        .smem(smem)
         .val(KernelShape::new(g)?)
         .ptr(x.address())
         .ptr(weights.codes.address())
         .val(w)
         .val(args(tables, steps, residual))
         .ptr(y.address())
-        .run(y.gpu().expect("a GPU tensor"))
+        .run(gpu)
 }
