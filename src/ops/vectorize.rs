@@ -4,7 +4,7 @@
 //! closure and all it calls are inlined, so callees carry `#[inline(always)]`.
 
 use crate::device::VectorWidth;
-use pulp::WithSimd;
+use pulp::{Simd, WithSimd};
 
 struct Body<F>(F);
 
@@ -29,5 +29,19 @@ pub fn vectorize<R>(f: impl FnOnce() -> R) -> R {
             None => f(),
         },
         _ => f(),
+    }
+}
+
+/// [`vectorize`] for what names its vectors: `op` is given the widest ones.
+#[inline]
+pub fn with_vectors<Op: WithSimd>(op: Op) -> Op::Output {
+    match VectorWidth::here() {
+        VectorWidth::Avx512 => pulp::Arch::new().dispatch(op),
+        #[cfg(target_arch = "x86_64")]
+        VectorWidth::Avx2 => match pulp::x86::V3::try_new() {
+            Some(v3) => Simd::vectorize(v3, op),
+            None => op.with_simd(pulp::Scalar256b),
+        },
+        _ => op.with_simd(pulp::Scalar256b),
     }
 }

@@ -1,114 +1,32 @@
-//! The f32 CPU path of convolutions without dilation: direct convolution over bands of output rows.
+//! The f32 CPU path of convolutions without dilation: direct convolution over bands of output rows, and two that need
+//! fewer products: 3x3 filters with stride 1 between many channels (`winograd.rs`), upsampling by 2 before a 3x3 filter
+//! (`upsample.rs`).
 //!
 //! A band's source rows are copied with their zero borders into a scratch area of cache size, so that the kernels need
 //! no bounds; weights are packed once per call into blocks of output channels. Both gradients reduce to the same two
 //! kernels: the input gradient is, for each residue of the coordinates modulo the stride, a convolution of `dy` with
-//! every stride-th tap in reverse order; and upsampling by 2 with a 3x3 filter is the transpose of a 4x4 convolution
-//! with stride 2 and padding 1, whose taps are sums of the 3x3 taps ([`Spread`]).
+//! every stride-th tap in reverse order.
 //!
 //! The order of every sum depends on the shapes alone: results do not depend on the number of threads.
+
+mod upsample;
+mod winograd;
+mod window;
 
 use super::Geometry;
 use super::cpu_kernel::{Band, Isa, Outer, band, outer};
 use crate::autograd::GradMode;
-use crate::ops::vectorize::vectorize;
 use crate::quant::Affine;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::ops::Range;
+pub(super) use upsample::{upsample_dgrad, upsample_fprop, upsample_wgrad};
+use window::{Line, Source, aligned, pack, window, with_scratch};
+use winograd::Winograd;
 
 /// Scratch for source rows, in floats: half of a 48 KiB first-level cache, the rest is for weights and output.
 const SCRATCH: usize = 6 * 1024;
 /// Output rows of a band at least, however long they are.
 const LEAST: usize = 4;
-
-/// 64 bytes, for alignment to cache lines and to the widest vectors.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Line([f32; 16]);
-
-/// Zeroed floats at the start of a cache line.
-fn aligned(floats: usize) -> Vec<Line> {
-    vec![Line([0.0; 16]); floats.div_ceil(16)]
-}
-
-fn with_scratch<R>(floats: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local!(static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) });
-    SCRATCH.with_borrow_mut(|lines| {
-        if lines.len() * 16 < floats {
-            *lines = aligned(floats);
-        }
-        f(&mut bytemuck::cast_slice_mut(lines)[..floats])
-    })
-}
-
-/// Elements of a source that are read as floats.
-trait Source: Copy + Send + Sync {
-    /// Writes the floats of `from` plus `add`.
-    fn read(from: &[Self], add: f32, to: &mut [f32]);
-}
-impl Source for f32 {
-    fn read(from: &[f32], _: f32, to: &mut [f32]) {
-        to.copy_from_slice(from);
-    }
-}
-/// Codes are read as the integers `code + zero`, of which values are multiples.
-impl Source for i8 {
-    fn read(from: &[i8], add: f32, to: &mut [f32]) {
-        vectorize(
-            #[inline(always)]
-            || to.iter_mut().zip(from).for_each(|(to, q)| *to = f32::from(*q) + add),
-        );
-    }
-}
-
-/// Copies source rows `top..top + rows` and columns `left..left + cols` of one image into `to`, codes with `add` added;
-/// zero outside.
-fn window<S: Source>(
-    (image, add): (&[S], f32),
-    [h, w, c]: [usize; 3],
-    top: isize,
-    rows: usize,
-    left: isize,
-    cols: usize,
-    to: &mut [f32],
-) {
-    let before = (-left).clamp(0, cols as isize) as usize;
-    let inside = ((w as isize - left).clamp(0, cols as isize) as usize).saturating_sub(before);
-    for (i, to) in to.chunks_exact_mut(cols * c).take(rows).enumerate() {
-        let row = top + i as isize;
-        if row < 0 || row >= h as isize || inside == 0 {
-            to.fill(0.0);
-            continue;
-        }
-        let start = (row as usize * w + (left + before as isize) as usize) * c;
-        to[..before * c].fill(0.0);
-        S::read(&image[start..][..inside * c], add, &mut to[before * c..(before + inside) * c]);
-        to[(before + inside) * c..].fill(0.0);
-    }
-}
-
-/// Weights in blocks of output channels, `[k / width][r][s][c][width]`, zero beyond `k` (blocks of one where the kernel
-/// takes dot products); `at(k, r, s, c)` reads them.
-fn pack(isa: Isa, k: usize, [r, s, c]: [usize; 3], at: impl Fn(usize, usize, usize, usize) -> f32 + Sync) -> Vec<Line> {
-    let width = if isa.dots(k, s * c) { 1 } else { isa.width(k) };
-    let block = r * s * c * width;
-    let mut packed = aligned(k.div_ceil(width) * block);
-    if block > 0 {
-        bytemuck::cast_slice_mut::<Line, f32>(&mut packed)[..k.div_ceil(width) * block].par_chunks_exact_mut(block).enumerate().for_each(|(b, to)| {
-            let first = b * width;
-            let valid = (k - first).min(width);
-            let mut to = to.chunks_exact_mut(width);
-            for r in 0..r {
-                for s in 0..s {
-                    for (c, to) in to.by_ref().take(c).enumerate() {
-                        to[..valid].iter_mut().enumerate().for_each(|(i, to)| *to = at(first + i, r, s, c));
-                    }
-                }
-            }
-        });
-    }
-    packed
-}
 
 /// One convolution whose outputs lie `out_stride` apart in both directions, from `out_first` on.
 struct Pass {
@@ -219,8 +137,10 @@ impl Conv<'_> {
     }
 }
 
-/// `y = conv(x, at)` with the sizes of `g`.
-fn correlate(
+/// `y = conv(x, at)` with the sizes of `g`; `finish` is handed each band of rows when it is done, with what `out` has for
+/// its rows.
+#[expect(clippy::too_many_arguments, reason = "one convolution, and what follows it")]
+fn correlate<O: Send, R: Send>(
     isa: Isa,
     x: &[f32],
     at: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
@@ -228,34 +148,33 @@ fn correlate(
     y: &mut [f32],
     mode: GradMode,
     g: &Geometry,
-) {
-    correlation(isa, at, bias, mode, g).run(x, y);
-}
-
-fn correlation<'a>(
-    isa: Isa,
-    at: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
-    bias: Option<&'a [f32]>,
-    mode: GradMode,
-    g: &Geometry,
-) -> Conv<'a> {
+    out: Vec<O>,
+    finish: impl Fn(&mut [f32], &mut [O]) -> R + Sync,
+) -> Vec<R> {
+    if Winograd::serves(g) {
+        return Winograd::new(isa, at, bias, mode, g).run_rows(x, y, out, finish);
+    }
     let pad = -(g.pad as isize);
     let weights = pack(isa, g.k, [g.r, g.s, g.c], at);
     let pass = Pass { r: g.r, s: g.s, stride: g.stride, top: pad, left: pad, out_first: [0, 0], weights };
     let (source, output) = ([g.h, g.w, g.c], [g.p, g.q, g.k]);
-    Conv { isa, source, output, out_stride: 1, passes: vec![pass], bias, mode }
+    Conv { isa, source, output, out_stride: 1, passes: vec![pass], bias, mode }.run_rows(x, y, out, finish)
 }
 
-/// The transpose of `correlate`: `dx = conv^T(dy, at)` with the sizes of `g`, plus `bias[c]`.
+/// The transpose of `correlate`: `dx = conv^T(dy, at)` with the sizes of `g`.
 fn transpose(
     isa: Isa,
     dy: &[f32],
     at: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
-    bias: Option<&[f32]>,
     dx: &mut [f32],
     mode: GradMode,
     g: &Geometry,
 ) {
+    if Winograd::serves(g) {
+        let turned = |c, r, s, k| at(k, 2 - r, 2 - s, c);
+        let shape = Geometry { h: g.p, w: g.q, c: g.k, k: g.c, p: g.h, q: g.w, pad: 2 - g.pad, ..*g };
+        return Winograd::new(isa, turned, None, mode, &shape).run(dy, dx);
+    }
     // Input coordinate `first + stride * i` meets output coordinate `i + shift - j` at tap `tap + stride * j`.
     let along = |first: usize, taps: usize| {
         let tap = (first + g.pad) % g.stride;
@@ -275,44 +194,53 @@ fn transpose(
         }
     }
     let (source, output) = ([g.p, g.q, g.k], [g.h, g.w, g.c]);
-    Conv { isa, source, output, out_stride: g.stride, passes, bias, mode }.run(dy, dx);
+    Conv { isa, source, output, out_stride: g.stride, passes, bias: None, mode }.run(dy, dx);
 }
 
-/// Filter gradient `[k r s c]` with the sizes of `g`; each output row of `c s` elements goes through `finish`.
-/// `x` are values, or codes to which `add` is added.
-fn filter_gradient<S: Source>(isa: Isa, (x, add): (&[S], f32), dy: &[f32], g: &Geometry) -> Vec<f32> {
-    let taps = g.s * g.c;
-    let padded = taps.next_multiple_of(isa.lanes());
-    // About 16 jobs of images by output channels, whatever the number of threads; few parts where filters are large.
-    let slice = g.k.min(32);
-    let slices = g.k.div_ceil(slice);
-    let images = g.n.div_ceil(16usize.div_ceil(slices));
-    let parts = g.n.div_ceil(images);
+/// `[k][row]`: the sum over `n` images of what `add(images, channels, sum)` adds to `sum[channels][row]`. About 16 jobs of
+/// images by output channels, whatever the number of threads; few parts where filters are large.
+fn over_images(n: usize, k: usize, row: usize, add: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+    let slice = k.min(32);
+    let slices = k.div_ceil(slice);
+    let images = n.div_ceil(16usize.div_ceil(slices));
+    let parts = n.div_ceil(images);
     let sums: Vec<Vec<Line>> = (0..parts * slices)
         .into_par_iter()
         .map(|job| {
             let (part, first) = (job / slices, job % slices * slice);
-            let k = slice.min(g.k - first);
-            let mut sum = aligned(k * g.r * padded);
-            for n in part * images..((part + 1) * images).min(g.n) {
-                let image = &x[n * g.h * g.w * g.c..][..g.h * g.w * g.c];
-                let dy = &dy[n * g.p * g.q * g.k..][..g.p * g.q * g.k];
-                image_gradient(isa, (image, add), &dy[first..], k, bytemuck::cast_slice_mut(&mut sum), padded, g);
-            }
+            let channels = first..(first + slice).min(k);
+            let floats = channels.len() * row;
+            let mut sum = aligned(floats);
+            let images = part * images..((part + 1) * images).min(n);
+            add(images, channels, &mut bytemuck::cast_slice_mut(&mut sum)[..floats]);
             sum
         })
         .collect();
-    let mut dw = vec![0f32; g.k * g.r * taps];
-    dw.par_chunks_exact_mut(g.r * taps).enumerate().for_each(|(k, dw)| {
+    let mut total = vec![0f32; k * row];
+    total.par_chunks_exact_mut(row).enumerate().for_each(|(k, total)| {
         for part in 0..parts {
             let sum: &[f32] = bytemuck::cast_slice(&sums[part * slices + k / slice]);
-            let from = sum[k % slice * g.r * padded..].chunks_exact(padded);
-            for (dw, from) in dw.chunks_exact_mut(taps).zip(from) {
-                dw.iter_mut().zip(from).for_each(|(d, s)| *d += s);
-            }
+            total.iter_mut().zip(&sum[k % slice * row..]).for_each(|(t, s)| *t += s);
         }
     });
-    dw
+    total
+}
+
+/// Filter gradient `[k r s c]` with the sizes of `g`, of values `x`, or codes to which `add` is added.
+fn filter_gradient<S: Source>(isa: Isa, (x, add): (&[S], f32), dy: &[f32], g: &Geometry) -> Vec<f32> {
+    if Winograd::serves(g) {
+        return winograd::filter_gradient(isa, (x, add), dy, g);
+    }
+    let taps = g.s * g.c;
+    let padded = taps.next_multiple_of(isa.lanes());
+    let sums = over_images(g.n, g.k, g.r * padded, |images, channels, sum| {
+        for n in images {
+            let image = &x[n * g.h * g.w * g.c..][..g.h * g.w * g.c];
+            let dy = &dy[n * g.p * g.q * g.k..][..g.p * g.q * g.k];
+            image_gradient(isa, (image, add), &dy[channels.start..], channels.len(), sum, padded, g);
+        }
+    });
+    sums.chunks_exact(padded).flat_map(|row| &row[..taps]).copied().collect()
 }
 
 /// Adds one image's products for `k` output channels to `sum[k][r][padded]`; `dy` starts at the first of them.
@@ -368,7 +296,7 @@ fn krsc<'a>(w: &'a [f32], g: &Geometry) -> impl Fn(usize, usize, usize, usize) -
 }
 
 pub(super) fn fprop(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32], g: &Geometry) {
-    correlate(Isa::widest(), x, krsc(w, g), bias, y, GradMode::Overwrite, g);
+    fprop_rows(x, w, bias, y, g, vec![(); g.n * g.p], |_, _| ());
 }
 
 pub(super) fn fprop_rows<O: Send, R: Send>(
@@ -380,11 +308,11 @@ pub(super) fn fprop_rows<O: Send, R: Send>(
     out: Vec<O>,
     finish: impl Fn(&mut [f32], &mut [O]) -> R + Sync,
 ) -> Vec<R> {
-    correlation(Isa::widest(), krsc(w, g), bias, GradMode::Overwrite, g).run_rows(x, y, out, finish)
+    correlate(Isa::widest(), x, krsc(w, g), bias, y, GradMode::Overwrite, g, out, finish)
 }
 
 pub(super) fn dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMode, g: &Geometry) {
-    transpose(Isa::widest(), dy, krsc(w, g), None, dx, mode, g);
+    transpose(Isa::widest(), dy, krsc(w, g), dx, mode, g);
 }
 
 pub(super) fn wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
@@ -396,88 +324,6 @@ pub(super) fn wgrad_codes(x: &[i8], a: &Affine<f32>, dy: &[f32], dw: &mut [f32],
     let mut of_integers = filter_gradient(Isa::widest(), (x, a.zero), dy, g);
     of_integers.iter_mut().for_each(|v| *v /= a.scale);
     store(dw, &of_integers, mode);
-}
-
-/// 3x3 taps whose sum is tap `i` of the 4x4 filter.
-const SPREAD: [&[usize]; 4] = [&[2], &[1, 2], &[0, 1], &[0]];
-
-/// The 4x4 convolution with stride 2 from the large image `[2h 2w k]` to the small one `[h w c]`: the transpose of the
-/// upsampling convolution.
-fn shrinking(g: &Geometry) -> Geometry {
-    Geometry { h: 2 * g.h, w: 2 * g.w, c: g.k, k: g.c, r: 4, s: 4, p: g.h, q: g.w, stride: 2, pad: 1, ..*g }
-}
-
-/// Taps of the 4x4 filter, `[k][4][4][c]`.
-struct Spread {
-    taps: Vec<f32>,
-    channels: usize,
-    /// Floats from one output channel to the next: not a power of two, which would put all of them into one cache set.
-    pitch: usize,
-}
-
-impl Spread {
-    fn of(w: &[f32], g: &Geometry) -> Self {
-        let channels = g.c;
-        let pitch = 16 * channels + 16;
-        let mut taps = vec![0f32; g.k * pitch];
-        taps.par_chunks_exact_mut(pitch).zip(w.par_chunks_exact(9 * channels)).for_each(|(to, w)| {
-            for (t, to) in to.chunks_exact_mut(channels).take(16).enumerate() {
-                // Sums of a row of taps first, as the terms of the definition stand.
-                for &i in SPREAD[t / 4] {
-                    match *SPREAD[t % 4] {
-                        [j] => to.iter_mut().zip(&w[(i * 3 + j) * channels..]).for_each(|(to, v)| *to += *v),
-                        [j, l] => {
-                            let pairs = w[(i * 3 + j) * channels..].iter().zip(&w[(i * 3 + l) * channels..]);
-                            to.iter_mut().zip(pairs).for_each(|(to, (v, u))| *to += *v + *u);
-                        }
-                        _ => unreachable!("one or two taps fall on a tap"),
-                    }
-                }
-            }
-        });
-        Self { taps, channels, pitch }
-    }
-
-    /// Tap `(r, s)` between the small image's channel `c` and the large one's `k`.
-    fn at(&self) -> impl Fn(usize, usize, usize, usize) -> f32 + Sync + use<'_> {
-        move |c, r, s, k| self.taps[k * self.pitch + (r * 4 + s) * self.channels + c]
-    }
-}
-
-pub(super) fn upsample_fprop(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32], g: &Geometry) {
-    transpose(Isa::widest(), x, Spread::of(w, g).at(), bias, y, GradMode::Overwrite, &shrinking(g));
-}
-
-pub(super) fn upsample_dgrad(dy: &[f32], w: &[f32], dx: &mut [f32], mode: GradMode, g: &Geometry) {
-    correlate(Isa::widest(), dy, Spread::of(w, g).at(), None, dx, mode, &shrinking(g));
-}
-
-pub(super) fn upsample_wgrad(x: &[f32], dy: &[f32], dw: &mut [f32], mode: GradMode, g: &Geometry) {
-    // [c 4 4 k]: the small image's channels are the outputs here. First 4x4 to 3x3, then the channels change places, 16
-    // at a time so that whole cache lines are read.
-    let (taps, channels) = (filter_gradient(Isa::widest(), (dy, 0.0), x, &shrinking(g)), g.k);
-    let mut turned = vec![0f32; dw.len()];
-    turned.par_chunks_exact_mut(9 * channels).zip(taps.par_chunks_exact(16 * channels)).for_each(|(to, taps)| {
-        for (t, tap) in taps.chunks_exact(channels).enumerate() {
-            for &i in SPREAD[t / 4] {
-                for &j in SPREAD[t % 4] {
-                    let to = &mut to[(i * 3 + j) * channels..][..channels];
-                    to.iter_mut().zip(tap).for_each(|(to, v)| *to += v);
-                }
-            }
-        }
-    });
-    dw.par_chunks_mut(16 * 9 * g.c).enumerate().for_each(|(block, dw)| {
-        for t in 0..9 {
-            for c in 0..g.c {
-                let from = &turned[(c * 9 + t) * channels + block * 16..];
-                for (dw, from) in dw.chunks_exact_mut(9 * g.c).zip(from) {
-                    let dw = &mut dw[t * g.c + c];
-                    *dw = if mode == GradMode::Accumulate { *dw + from } else { *from };
-                }
-            }
-        }
-    });
 }
 
 #[cfg(test)]

@@ -11,9 +11,11 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&v| f64::from(v)).collect()
 }
 
-fn close(what: &str, got: &[f32], want: &[f64]) {
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(*g) - w).abs() < 1e-4, "{what}[{i}] = {g}, expected {w}");
+/// Terms are products of numbers up to 1; four roundings of each for what tiles add and subtract before and after.
+fn close(what: &str, g: &Geometry, got: &[f32], want: &[f64]) {
+    let tolerance = 4.0 * f64::from(f32::EPSILON) * g.reduction().max(4 * 9 * g.k) as f64;
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(*got) - want).abs() < tolerance, "{what} of {g:?} [{i}] = {got}, expected {want}");
     }
 }
 
@@ -32,26 +34,60 @@ fn all_instruction_sets_agree_with_the_definition() {
         geometry([1, 6, 6, 50], [70, 1, 1], 2, 0),
         geometry([2, 5, 4, 3], [4, 4, 2], 3, 2),
         geometry([1, 4, 4, 32], [1, 1, 1], 1, 0),
+        // By Winograd's tiles: even and odd sizes, with and without padding, more images than parts of a filter gradient.
+        geometry([2, 8, 8, 32], [32, 3, 3], 1, 1),
+        geometry([3, 7, 9, 32], [48, 3, 3], 1, 1),
+        geometry([19, 5, 4, 48], [32, 3, 3], 1, 0),
+        geometry([1, 3, 1, 32], [32, 3, 3], 1, 2),
+        geometry([1, 21, 70, 64], [32, 3, 3], 1, 1),
     ];
+    assert_eq!(geometries.iter().filter(|g| Winograd::serves(g)).count(), 5);
     for isa in Isa::all() {
         for g in &geometries {
             let (x, w) = (ramp(g.n * g.h * g.w * g.c, 1), ramp(g.k * g.r * g.s * g.c, 2));
             let (dy, bias) = (ramp(g.n * g.p * g.q * g.k, 3), ramp(g.k, 4));
             let mut y = dy.clone();
             let mut want = wide(&dy);
-            correlate(isa, &x, krsc(&w, g), Some(&bias), &mut y, GradMode::Overwrite, g);
+            let rows = vec![(); g.n * g.p];
+            correlate(isa, &x, krsc(&w, g), Some(&bias), &mut y, GradMode::Overwrite, g, rows, |_, _| ());
             plain::fprop(&wide(&x), &wide(&w), Some(&wide(&bias)), &mut want, g);
-            close(&format!("{isa:?} {g:?} y"), &y, &want);
+            close(&format!("{isa:?} y"), g, &y, &want);
 
             let mut dx = x.clone();
             let mut want = wide(&x);
-            transpose(isa, &dy, krsc(&w, g), None, &mut dx, GradMode::Accumulate, g);
+            transpose(isa, &dy, krsc(&w, g), &mut dx, GradMode::Accumulate, g);
             plain::dgrad(&wide(&dy), &wide(&w), &mut want, GradMode::Accumulate, g);
-            close(&format!("{isa:?} {g:?} dx"), &dx, &want);
+            close(&format!("{isa:?} dx"), g, &dx, &want);
 
             let mut want = wide(&w);
             plain::wgrad(&wide(&x), &wide(&dy), &mut want, GradMode::Overwrite, g);
-            close(&format!("{isa:?} {g:?} dw"), &filter_gradient(isa, (&x, 0.0), &dy, g), &want);
+            close(&format!("{isa:?} dw"), g, &filter_gradient(isa, (&x, 0.0), &dy, g), &want);
+        }
+    }
+}
+
+#[test]
+fn upsampling_agrees_with_the_definition_for_all_instruction_sets() {
+    for isa in Isa::all() {
+        for (x, k) in [([1, 1, 1, 1], 1), ([2, 3, 5, 7], 3), ([18, 4, 4, 16], 40), ([1, 9, 30, 24], 16)] {
+            let g = geometry(x, [k, 3, 3], 1, 1);
+            let (x, w) = (ramp(g.n * g.h * g.w * g.c, 1), ramp(k * 9 * g.c, 2));
+            let (dy, bias) = (ramp(4 * g.n * g.h * g.w * k, 3), ramp(k, 4));
+            let mut y = dy.clone();
+            let mut want = wide(&dy);
+            upsample::fprop(isa, &x, &w, Some(&bias), &mut y, &g);
+            plain::upsample_fprop(&wide(&x), &wide(&w), Some(&wide(&bias)), &mut want, &g);
+            close(&format!("{isa:?} y"), &g, &y, &want);
+
+            let mut dx = x.clone();
+            let mut want = wide(&x);
+            upsample::dgrad(isa, &dy, &w, &mut dx, GradMode::Accumulate, &g);
+            plain::upsample_dgrad(&wide(&dy), &wide(&w), &mut want, GradMode::Accumulate, &g);
+            close(&format!("{isa:?} dx"), &g, &dx, &want);
+
+            let mut want = wide(&w);
+            plain::upsample_wgrad(&wide(&x), &wide(&dy), &mut want, GradMode::Overwrite, &g);
+            close(&format!("{isa:?} dw"), &g, &upsample::wgrad(isa, &x, &dy, &g), &want);
         }
     }
 }
@@ -65,7 +101,7 @@ fn nan_stays_in_its_window() {
             let (mut x, w) = (ramp(g.h * g.w * c, 1), ramp(k * 9 * c, 2));
             x[(2 * g.w + 4) * c] = f32::NAN;
             let mut y = vec![0f32; g.p * g.q * k];
-            correlate(isa, &x, krsc(&w, &g), None, &mut y, GradMode::Overwrite, &g);
+            correlate(isa, &x, krsc(&w, &g), None, &mut y, GradMode::Overwrite, &g, vec![(); g.p], |_, _| ());
             for (i, y) in y.iter().enumerate() {
                 let (p, q) = (i / k / g.q, i / k % g.q);
                 let touched = (1..=3).contains(&p) && (3..=5).contains(&q);
