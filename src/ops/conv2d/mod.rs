@@ -5,7 +5,8 @@
 //! `dx` is the transposed sum, `dw` the sum over `n,p,q` of `dy * x`, `dbias` the sum of `dy`.
 //!
 //! `plain.rs` is the definition, generic over f32 and f64 (the oracle). `cpu*.rs` is the f32 CPU path for dilation 1:
-//! direct convolution, blocked for registers, no im2col buffer of the batch. `gpu.rs` launches `kernels/conv2d_*.cu`.
+//! direct convolution, blocked for registers, no im2col buffer of the batch; tiles with fewer products for 3x3 filters of
+//! many channels, and for those behind an upsampling. `gpu.rs` launches `kernels/conv2d_*.cu`.
 
 mod cases;
 mod cpu;
@@ -56,8 +57,9 @@ pub(crate) fn record(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>, y: T
     }
 }
 
-/// Nearest-neighbour upsampling by 2 followed by a 3x3 convolution with padding 1, as four 2x2 convolutions of the small
-/// input, one per output parity: 16 products per input pixel and channel pair instead of 36, and no upsampled tensor.
+/// Nearest-neighbour upsampling by 2 followed by a 3x3 convolution with padding 1, without the upsampled tensor: on a GPU as
+/// four 2x2 convolutions of the small input, one per output parity, 16 products per input pixel and channel pair instead
+/// of 36; on the CPU in nine (`cpu/upsample.rs`).
 ///
 /// `x[n h w c]`, `w[k 3 3 c]`, `bias[k]` to `y[n 2h 2w k]`. Output row `2i + a` reads input rows `i + a - 1` and `i + a`;
 /// its two filter rows are `{w0, w1 + w2}` for `a = 0` and `{w0 + w1, w2}` for `a = 1`; columns likewise. Equal to
