@@ -128,12 +128,13 @@ fn gdfq_is_the_same_with_graphs_and_without_and_resumed() {
     assert!(state(&mut resumed) == results[0].1, "resumed, the state differs");
 }
 
-/// Learned ranges, Adam, stored images cropped, a generator step now and then: what `best` does, with its images made,
+/// Adam, stored images cropped, a generator step now and then: what `best` does, with learned ranges, its images made,
 /// its ranges calibrated and an evaluation between the steps, in a whole run.
 #[test]
 fn best_is_the_same_with_graphs_and_without() {
     let _alone = alone();
     let set = ["warmup=3", "iters=12", "eval_every=5", "images.count=4", "images.iters=1", "ranges.batches=1"];
+    let set = [&set[..], &["ranges.lr=2e-4"]].concat();
     let mut r = recipe("best", &set);
     r.reconstruction = None;
     let mut results = Vec::new();

@@ -258,8 +258,8 @@ fn the_perturbed_copy_is_harder_and_trains() {
     assert!(bare < copied.0.total, "feature_alignment was not left out: {bare}");
     assert_eq!(step(&["student.perturb=0.02", "student.perturb_weight=0"]), plain);
     // Learned ranges have gradients of both images too.
-    let learned = |set: &[String]| student_after(&short("best", set));
-    assert!(learned(&["student.perturb=0.02".into()]) != learned(&[]));
+    let learned = |perturb: &str| student_after(&short("best", &["ranges.lr=2e-4".into(), perturb.into()]));
+    assert!(learned("student.perturb=0.02") != learned("student.perturb=0"));
 }
 
 /// AIT: a step flips at least the asked share of every weight tensor's codes, where a plain one flips next to none.
