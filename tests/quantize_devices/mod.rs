@@ -15,8 +15,9 @@ fn values(l: &Losses) -> Vec<f32> {
     std::iter::once(l.total).chain(l.terms.iter().map(|(_, v)| *v)).collect()
 }
 
-/// Warm-up and student iterations of `recipe`, then logits of both networks on built-in images.
-fn figures(device: &Device, recipe: &Recipe) -> Figures {
+/// Warm-up and student iterations of `recipe`, from the given searched ranges where there are any, then logits of both networks
+/// on built-in images.
+fn figures(device: &Device, recipe: &Recipe, searched: Option<&[f32]>) -> Figures {
     let n = recipe.batch;
     let mut run = QuantizeRun::new(device, teacher(device), Normalization::CIFAR, recipe.clone()).unwrap();
     let mut list = Figures::new();
@@ -43,6 +44,9 @@ fn figures(device: &Device, recipe: &Recipe) -> Figures {
     }
     let ranges = run.student.network.ranges.values().to_vec::<f32>().unwrap();
     list.push(("ranges".into(), ranges));
+    if let Some(searched) = searched {
+        run.student.network.ranges.values_mut().write(searched).unwrap();
+    }
     for it in recipe.warmup + 1..=recipe.iters {
         let (made, l) = run.generator.step(&mut run.teacher, &mut run.student, n, it).unwrap();
         list.push((format!("generator {it}"), values(&l)));
@@ -74,8 +78,10 @@ const SEARCHED: f32 = 3.0 / 80.0;
 
 /// Compares the devices, every figure relative to its largest magnitude.
 fn agree(recipe: &Recipe) {
-    let cpu = figures(&Device::cpu(), recipe);
-    let emulated = figures(&Device::emulator().unwrap(), recipe);
+    let cpu = figures(&Device::cpu(), recipe, None);
+    // A search that took another candidate is compared, and not carried on.
+    let searched = cpu.iter().find(|(name, _)| name == "ranges" && recipe.ranges.batches > 0);
+    let emulated = figures(&Device::emulator().unwrap(), recipe, searched.map(|(_, ranges)| &ranges[..]));
     assert_eq!(cpu.len(), emulated.len());
     for ((name, a), (other, b)) in cpu.iter().zip(&emulated) {
         assert_eq!((name, a.len()), (other, b.len()));
