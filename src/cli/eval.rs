@@ -62,8 +62,8 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet], device: &Device, why: &st
     let mut rows = Vec::new();
     let mut all = Checkpoint::default();
     for set in sets {
-        let (d, input) = (&set.data, &engine.network().input);
-        if [d.h, d.w, d.c] != input[..] || d.classes != engine.network().classes {
+        let (d, input) = (&set.data, engine.network().input());
+        if [d.h, d.w, d.c] != input[..] || d.classes != engine.network().graph.classes {
             let found = format!("{}x{}x{} images of {} classes", d.h, d.w, d.c, d.classes);
             let detail = format!("{} holds {found}; {} takes {input:?}", set.name, path.display());
             return Err(Error::config("--eval", detail));
@@ -84,7 +84,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet], device: &Device, why: &st
     let mut network = args.network.load_any(device)?.network;
     let mut speeds = Vec::new();
     // Another network's speed says nothing: --arch and --model name the right one.
-    let same = network.graph.inputs == [InputKind::Real(engine.network().input.clone())];
+    let same = network.graph.inputs == [InputKind::Real(engine.network().input().to_vec())];
     for (batch, rounds) in TIMED.into_iter().filter(|_| same) {
         speeds.push(measure::compare(&engine, &mut network, batch, rounds)?);
     }
@@ -93,7 +93,7 @@ fn integer(path: &Path, args: &Args, sets: &[TestSet], device: &Device, why: &st
             .iter()
             .map(|s| json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}))
             .collect();
-        let doc = json!({"integer": path, "network": engine.network().name, "device": device.name(), "device_reason": why, "results": rows,
+        let doc = json!({"integer": path, "network": engine.network().graph.name, "device": device.name(), "device_reason": why, "results": rows,
             "weight_bytes": {"float": float, "packed": packed}, "file_bytes": file, "speed": speeds});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
         return Ok(());

@@ -1,6 +1,6 @@
 //! A network cut into blocks at the places that all values pass through, and what a cut needs.
 
-use super::{Graph, NodeId, NodeKind};
+use super::{Graph, NodeId};
 use crate::{Error, Result};
 
 /// Consecutive nodes with one value going in and one coming out.
@@ -19,8 +19,7 @@ impl Graph {
     ///
     /// Errors if the graph has several inputs, or none that anything is computed from.
     pub fn blocks(&self) -> Result<Vec<Block>> {
-        let inputs: Vec<NodeId> =
-            (0..self.nodes.len()).filter(|&i| matches!(self.nodes[i].kind, NodeKind::Input { .. })).collect();
+        let inputs: Vec<NodeId> = (0..self.nodes.len()).filter(|&i| self.is_input(i)).collect();
         let ([start], true) = (inputs.as_slice(), self.nodes.len() > 1) else {
             let detail =
                 format!("cannot be cut into blocks: it has {} inputs, {} nodes", inputs.len(), self.nodes.len());
@@ -40,19 +39,8 @@ impl Graph {
             narrow[id] = id >= *start && reach <= id;
             reach = reach.max(last_use[id]);
         }
-        let weighted = |id: NodeId| {
-            use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-            let kind = &self.nodes[id].kind;
-            matches!(
-                kind,
-                Conv2d { quant: Some(_), .. }
-                    | ConvBn { quant: Some(_), .. }
-                    | Conv2dDepthwise { quant: Some(_), .. }
-                    | Linear { quant: Some(_), .. }
-            )
-        };
-        let pointwise =
-            |id: NodeId| matches!(self.nodes[id].kind, NodeKind::BatchNorm { .. } | NodeKind::Activation(_));
+        let weighted = |id: NodeId| self.nodes[id].kind.weight_bits().is_some();
+        let pointwise = |id: NodeId| self.nodes[id].kind.pointwise();
         let (mut blocks, mut from, mut has_weights) = (Vec::new(), *start, false);
         for id in start + 1..=output {
             has_weights |= weighted(id);
@@ -86,7 +74,7 @@ impl Graph {
                 continue;
             }
             let node = &self.nodes[id];
-            if matches!(node.kind, NodeKind::Input { .. }) {
+            if self.is_input(id) {
                 let detail = format!("the wanted values depend on input '{}', which is not given", node.name);
                 return Err(Error::network(&self.name, detail));
             }

@@ -5,6 +5,7 @@ use super::names::Names;
 use super::order::label;
 use super::sizes::Sizes;
 use super::{MAX_CLASSES, MAX_VALUE, Outcome, constant};
+use crate::graph::nodes::{Reshape, ShortcutA};
 use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::tensor::Shape;
@@ -181,7 +182,7 @@ impl<'a> Build<'a> {
             ));
         }
         let c_out = self.shapes[flow.node][3];
-        let node = self.push(label(node), ".slice", NodeKind::ShortcutA { stride: h, c_out }, &[flow.node])?;
+        let node = self.push(label(node), ".slice", ShortcutA { stride: h, c_out }, &[flow.node])?;
         Ok(Flow { node, form: Form::Map })
     }
 
@@ -190,7 +191,7 @@ impl<'a> Build<'a> {
         let mut flow = self.flow(node, i)?;
         if flow.form == Form::Pooled {
             let shape = vec![1, 1, self.shapes[flow.node][1]];
-            flow.node = self.push(label(node), ".map", NodeKind::Reshape { shape }, &[flow.node])?;
+            flow.node = self.push(label(node), ".map", Reshape { shape }, &[flow.node])?;
             flow.form = Form::Map;
         }
         match (flow.form, &self.shapes[flow.node][..]) {
@@ -217,7 +218,7 @@ impl<'a> Build<'a> {
     }
 
     /// Appends a node called like `name`, or `name` and `suffix` for one that the file has not.
-    pub fn push(&mut self, name: &str, suffix: &str, kind: NodeKind, inputs: &[NodeId]) -> Outcome<NodeId> {
+    pub fn push(&mut self, name: &str, suffix: &str, kind: impl Into<NodeKind>, inputs: &[NodeId]) -> Outcome<NodeId> {
         let name = self.names.take(&format!("{}{suffix}", name.trim_start_matches('/')));
         let id = self.graph.push(name, kind, inputs);
         let shape = self.graph.shape(id, &self.shapes, 1).map_err(|e| e.to_string())?;
@@ -262,7 +263,7 @@ impl<'a> Build<'a> {
         match (flow.form, &found[..]) {
             (Form::Rows | Form::Pooled, _) => {}
             (Form::Map, &[_, 1, 1, c]) => {
-                last = self.push("logits", "", NodeKind::Reshape { shape: vec![c] }, &[last])?;
+                last = self.push("logits", "", Reshape { shape: vec![c] }, &[last])?;
             }
             _ => return Err(format!("output '{output}' is {found} and not a row of logits per image")),
         }
@@ -272,7 +273,7 @@ impl<'a> Build<'a> {
         }
         self.graph.classes = classes;
         self.keep_for(last);
-        if !matches!(self.graph.nodes[0].kind, NodeKind::Input { .. }) {
+        if !matches!(self.graph.nodes[0].kind, NodeKind::Input(_)) {
             return Err(format!("output '{output}' does not depend on the input"));
         }
         Ok((self.graph, self.weights))

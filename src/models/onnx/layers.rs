@@ -4,6 +4,7 @@ use super::attributes::Attributes;
 use super::build::{Build, Flow, Form, Value};
 use super::order::label;
 use super::{MAX_SIZE, Outcome};
+use crate::graph::nodes::{Add, BatchNorm, Concat, Conv2d, Conv2dDepthwise, Linear};
 use crate::graph::{NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::Conv2dParams;
@@ -39,9 +40,9 @@ impl Build<'_> {
         let weight = self.param(&node.input[1], &[k, r, s, per_group], weight)?;
         let bias = bias.map(|b| self.param(&node.input[2], &[k], b)).transpose()?;
         let kind = if depthwise {
-            NodeKind::Conv2dDepthwise { weight, bias, params, quant: None }
+            NodeKind::from(Conv2dDepthwise { weight, bias, params, quant: None })
         } else {
-            NodeKind::Conv2d { weight, bias, params, quant: None }
+            Conv2d { weight, bias, params, quant: None }.into()
         };
         Ok(Flow { node: self.push(label(node), "", kind, &[x])?, form: Form::Map })
     }
@@ -77,7 +78,7 @@ impl Build<'_> {
         if let Some(v) = var.values.iter().find(|v| **v < 0.0) {
             return Err(format!("'{}' holds a negative variance ({v})", node.input[4]));
         }
-        let kind = NodeKind::BatchNorm {
+        let kind = BatchNorm {
             gamma: Some(self.param(&node.input[1], &[c], gamma)?),
             beta: Some(self.param(&node.input[2], &[c], beta)?),
             mean: self.buffer(&node.input[3], mean)?,
@@ -129,7 +130,7 @@ impl Build<'_> {
         let bias = bias.map(|b| row_of(b, k)).transpose()?;
         let weight = self.param(&node.input[1], &[k, c], weight)?;
         let bias = bias.map(|b| self.param(&node.input[2], &[k], b)).transpose()?;
-        let kind = NodeKind::Linear { weight, bias, quant: None };
+        let kind = Linear { weight, bias, quant: None };
         Ok(Flow { node: self.push(label(node), "", kind, &[x.node])?, form: Form::Rows })
     }
 
@@ -148,19 +149,19 @@ impl Build<'_> {
         if s != t || a.form != b.form {
             return Err(format!("{s} and {t} differ in shape; sums of equal shapes are supported"));
         }
-        Ok(Flow { node: self.push(label(node), "", NodeKind::Add, &[a.node, b.node])?, form: a.form })
+        Ok(Flow { node: self.push(label(node), "", Add {}, &[a.node, b.node])?, form: a.form })
     }
 
     fn bias(&mut self, node: &NodeProto, x: Flow, i: usize, other: usize) -> Outcome<Flow> {
         let alone = self.readers(node, i) == 1;
-        let fits = matches!(self.graph.nodes[x.node].kind, NodeKind::Linear { bias: None, .. });
+        let fits = matches!(self.graph.nodes[x.node].kind, NodeKind::Linear(Linear { bias: None, .. }));
         if !(alone && fits) {
             return Err("a constant is added, which is supported right behind MatMul only".into());
         }
         let k = self.shapes[x.node][1];
         let values = row_of(self.floats(node, other)?, k)?;
         let name = self.param(&node.input[other], &[k], values)?;
-        let NodeKind::Linear { bias, .. } = &mut self.graph.nodes[x.node].kind else { unreachable!("checked") };
+        let NodeKind::Linear(Linear { bias, .. }) = &mut self.graph.nodes[x.node].kind else { unreachable!("checked") };
         *bias = Some(name);
         Ok(x)
     }
@@ -178,12 +179,12 @@ impl Build<'_> {
             return Err(format!("axis = {axis} is not supported: channels (1) are"));
         }
         let inputs: Vec<NodeId> = all.iter().map(|x| x.node).collect();
-        Ok(Flow { node: self.push(label(node), "", NodeKind::Concat, &inputs)?, form })
+        Ok(Flow { node: self.push(label(node), "", Concat {}, &inputs)?, form })
     }
 
     pub(super) fn activation(&mut self, node: &NodeProto, kind: Activation) -> Outcome<Flow> {
         let x = self.flow(node, 0)?;
-        Ok(Flow { node: self.push(label(node), "", NodeKind::Activation(kind), &[x.node])?, form: x.form })
+        Ok(Flow { node: self.push(label(node), "", kind, &[x.node])?, form: x.form })
     }
 
     /// ReLU, or ReLU6.

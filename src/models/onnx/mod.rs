@@ -87,7 +87,7 @@ impl Imported {
         order.values.iter().try_for_each(|&i| build.node(&file.node[i]))?;
         let (graph, weights) = build.finish(order.output)?;
         let shapes = graph.shapes(1).map_err(|e| e.to_string())?;
-        let of_maps = |n: &Node| matches!(n.kind, NodeKind::BatchNorm { .. }) && shapes[n.inputs[0]].len() == 4;
+        let of_maps = |n: &Node| matches!(n.kind, NodeKind::BatchNorm(_)) && shapes[n.inputs[0]].len() == 4;
         if !graph.nodes.iter().any(of_maps) {
             return Err(FOLDED.into());
         }

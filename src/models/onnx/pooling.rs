@@ -5,12 +5,13 @@ use super::attributes::{Attributes, Window};
 use super::build::{Build, Flow, Form};
 use super::order::label;
 use crate::graph::NodeKind;
+use crate::graph::nodes::{AvgPool, GlobalAvgPool, MaxPool};
 use crate::tensor::onnx::NodeProto;
 
 impl Build<'_> {
     pub(super) fn global_average(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let (x, _) = self.map(node, 0)?;
-        Ok(Flow { node: self.push(label(node), "", NodeKind::GlobalAvgPool, &[x])?, form: Form::Pooled })
+        Ok(Flow { node: self.push(label(node), "", GlobalAvgPool {}, &[x])?, form: Form::Pooled })
     }
 
     /// Over height and width.
@@ -52,7 +53,7 @@ impl Build<'_> {
             return Err("padding that averages do not count (count_include_pad = 0) is not supported".into());
         }
         let stride = window.stride;
-        let kind = if average { NodeKind::AvgPool { k, stride, pad } } else { NodeKind::MaxPool { k, stride, pad } };
+        let kind = if average { NodeKind::from(AvgPool { k, stride, pad }) } else { MaxPool { k, stride, pad }.into() };
         Ok(Flow { node: self.push(label(node), "", kind, &[x])?, form: Form::Map })
     }
 }

@@ -5,7 +5,7 @@ use super::build::{Build, Flow, Form, Value};
 use super::order::label;
 use super::sizes::Size;
 use super::{MAX_SIZE, Outcome, constant};
-use crate::graph::NodeKind;
+use crate::graph::nodes::{Reshape, ShortcutA};
 use crate::tensor::onnx::NodeProto;
 
 impl Build<'_> {
@@ -23,7 +23,7 @@ impl Build<'_> {
     fn row(&mut self, node: &NodeProto, x: Flow) -> Outcome<Flow> {
         match (x.form, &self.shapes[x.node][..]) {
             (Form::Map, &[_, h, w, c]) => {
-                let kind = NodeKind::Reshape { shape: vec![h * w * c] };
+                let kind = Reshape { shape: vec![h * w * c] };
                 let form = if h * w == 1 { Form::Rows } else { Form::Flat([h, w, c]) };
                 Ok(Flow { node: self.push(label(node), "", kind, &[x.node])?, form })
             }
@@ -168,7 +168,7 @@ impl Build<'_> {
                 "{before} channels before and {after} behind are not supported: half of them each are"
             ));
         }
-        let kind = NodeKind::ShortcutA { stride, c_out: c + before + after };
+        let kind = ShortcutA { stride, c_out: c + before + after };
         Ok(Flow { node: self.push(label(node), "", kind, &[x.node])?, form: Form::Map })
     }
 }

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::tensor::Shape;
 
 /// In what precision a GPU multiplies (accumulation is f32 always). The CPU computes in f32 whatever this says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Math {
     #[default]
     F32,
@@ -15,13 +15,15 @@ pub enum Math {
 }
 
 /// Stride, zero padding and dilation, in pixels, the same for both directions and all four sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Conv2dParams {
     /// At least 1.
     pub stride: usize,
     pub pad: usize,
     /// Distance of neighbouring taps, at least 1.
     pub dilation: usize,
+    /// Files do not hold it.
+    #[serde(skip)]
     pub math: Math,
 }
 

@@ -1,10 +1,10 @@
 //! An ONNX graph under construction: nodes, initializers and names.
 
-use crate::quant::pack_int4;
-use crate::tensor::onnx::{
+use super::{
     AttributeProto, DataType, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
+use crate::quant::pack_int4;
 use crate::{Error, Result};
 use prost::Message;
 
@@ -14,12 +14,12 @@ const IR_VERSION: i64 = 10;
 
 /// Builds a graph; values are referred to by name.
 #[derive(Default)]
-pub(super) struct Writer {
+pub struct Writer {
     graph: GraphProto,
 }
 
 /// An attribute's value.
-pub(super) enum Attribute {
+pub enum Attribute {
     Int(i64),
     Float(f32),
     Ints(Vec<i64>),
