@@ -68,13 +68,11 @@ impl Engine {
             let finish = |steps: Steps| Ok::<_, Error>(Prepared::Finish(Finish::new(device, channels, steps)?));
             prepared.push(match (&node.kind, x) {
                 (Kind::Conv { layer, stride, pad, dilation }, Some(x)) => {
-                    let params =
-                        Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                    let params = Conv2dParams::new(*stride, *pad).dilation(*dilation);
                     Prepared::layer(device, layer, x, params)?
                 }
                 (Kind::Depthwise { layer, stride, pad, dilation }, Some(x)) => {
-                    let params =
-                        Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                    let params = Conv2dParams::new(*stride, *pad).dilation(*dilation);
                     Prepared::depthwise(device, layer, x, params)?
                 }
                 (Kind::Linear { layer }, Some(x)) => Prepared::layer(device, layer, x, Conv2dParams::default())?,

@@ -7,6 +7,7 @@ use crate::graph::passes::Chains;
 use crate::graph::{InputKind, Network, NodeId, NodeKind};
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::Stored;
+use crate::ops::conv2d::Conv2dParams;
 use crate::ops::conv2d_int::MAX_ZERO;
 use crate::ops::fake_quant::fake_quant_codes;
 use crate::quant::{Affine, Axis};
@@ -52,10 +53,12 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
                 }
                 let kind = match &from.kind {
                     NodeKind::Conv2d { params: p, .. } | NodeKind::ConvBn { params: p, .. } => {
-                        Kind::Conv { layer, stride: p.stride, pad: p.pad, dilation: p.dilation }
+                        let [stride, pad, dilation] = alike(p)?;
+                        Kind::Conv { layer, stride, pad, dilation }
                     }
                     NodeKind::Conv2dDepthwise { params: p, .. } => {
-                        Kind::Depthwise { layer, stride: p.stride, pad: p.pad, dilation: p.dilation }
+                        let [stride, pad, dilation] = alike(p)?;
+                        Kind::Depthwise { layer, stride, pad, dilation }
                     }
                     _ => Kind::Linear { layer },
                 };
@@ -96,6 +99,17 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
         IntegerNetwork { name: graph.name.clone(), classes: graph.classes, input: input.clone(), normalization, nodes };
     out.values()?;
     Ok(out)
+}
+
+/// Stride, padding and dilation, which an integer layer has alike along both axes.
+fn alike(p: &Conv2dParams) -> Result<[usize; 3]> {
+    let ([stride, ..], [pad, ..], [dilation, ..]) = (p.stride, p.pad, p.dilation);
+    crate::ensure_op!(
+        *p == Conv2dParams::new(stride, pad).dilation(dilation).math(p.math),
+        "lower",
+        "a convolution with {p}: stride, padding and dilation must be the same along both axes"
+    );
+    Ok([stride, pad, dilation])
 }
 
 fn host(t: &Tensor) -> Result<Tensor> {

@@ -85,8 +85,7 @@ impl IntegerNetwork {
                 small(&[*stride, *pad, *dilation])?;
                 small(&layer.weight.shape)?;
                 let [h, w, c] = image(x[0])?;
-                let params =
-                    Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                let params = Conv2dParams::new(*stride, *pad).dilation(*dilation);
                 let g = Geometry::new("conv", [1, h, w, c].into(), Shape::new(&layer.weight.shape), params)
                     .map_err(|e| e.to_string())?;
                 Self::after(layer, vec![g.p, g.q, g.k], x)?
@@ -99,8 +98,7 @@ impl IntegerNetwork {
                 if layer.weight.shape[0] != c {
                     return Err(format!("weight {:?} does not fit {c} channels", layer.weight.shape));
                 }
-                let params =
-                    Conv2dParams { stride: *stride, pad: *pad, dilation: *dilation, ..Conv2dParams::default() };
+                let params = Conv2dParams::new(*stride, *pad).dilation(*dilation);
                 let g = Geometry::new("depthwise", [1, h, w, 1].into(), Shape::new(&layer.weight.shape), params)
                     .map_err(|e| e.to_string())?;
                 Self::after(layer, vec![g.p, g.q, c], x)?

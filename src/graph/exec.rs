@@ -140,7 +140,7 @@ impl Network {
                 }
                 NodeKind::ConvBn { params, .. } => {
                     let (mut x, mut xq) = (arg(0), of_input);
-                    if let Some(swing) = how.swing.filter(|_| params.stride > 1) {
+                    if let Some(swing) = how.swing.filter(|_| params.stride != [1; 2]) {
                         (x, xq) = (swing.apply(tape, x, id, self.counted(swing.stream + id as u64))?, None);
                     }
                     let (y, found) = self.conv_bn(tape, id, &x, xq.as_ref(), stats, how)?;
@@ -162,7 +162,7 @@ impl Network {
                     let mut args: Vec<Var> = (0..node.inputs.len()).map(arg).collect();
                     let mut xq = of_input;
                     if let (Some(swing), NodeKind::Conv2d { params, .. }) = (how.swing, kind) {
-                        if params.stride > 1 {
+                        if params.stride != [1; 2] {
                             let draws = self.counted(swing.stream + id as u64);
                             (args[0], xq) = (swing.apply(tape, args[0].clone(), id, draws)?, None);
                         }

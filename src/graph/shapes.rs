@@ -1,6 +1,7 @@
 //! Shapes and costs of a graph's values.
 
 use super::{Graph, InputKind, NodeId, NodeKind};
+use crate::ops::conv2d::Conv2dParams;
 use crate::tensor::Shape;
 use crate::{Error, Result};
 
@@ -31,6 +32,14 @@ impl Graph {
             Some(rest) if stride > 0 => Ok(rest / stride + 1),
             _ => Err(wrong(&format!("a window of {k} does not fit in {d} with padding {pad}"))),
         };
+        let convolved = |p: &Conv2dParams, axis: usize, d: usize, taps: usize| {
+            let reach = taps.saturating_sub(1) * p.dilation[axis] + 1;
+            let padded = d + p.pad[axis] + p.pad[axis + 2];
+            match padded.checked_sub(reach) {
+                Some(rest) if p.stride[axis] > 0 => Ok(rest / p.stride[axis] + 1),
+                _ => Err(wrong(&format!("a window of {reach} does not fit in {padded}, padding included"))),
+            }
+        };
         Ok(match &node.kind {
             NodeKind::Input { index } => match &self.inputs[*index] {
                 InputKind::Real(s) => Shape::new(&[&[n], &s[..]].concat()),
@@ -41,19 +50,14 @@ impl Graph {
                 if f.len() != 4 || f[3] != c {
                     return Err(wrong(&format!("filter {f} does not fit {c} input channels")));
                 }
-                let reach = |k: usize| k.saturating_sub(1) * params.dilation + 1;
-                let p = window(h, reach(f[1]), params.stride, params.pad)?;
-                let q = window(w, reach(f[2]), params.stride, params.pad)?;
-                [n, p, q, f[0]].into()
+                [n, convolved(params, 0, h, f[1])?, convolved(params, 1, w, f[2])?, f[0]].into()
             }
             NodeKind::Conv2dDepthwise { weight, params, .. } => {
                 let ([n, h, w, c], f) = (image(x)?, of(weight)?);
                 if f.len() != 4 || f[0] != c || f[3] != 1 {
                     return Err(wrong(&format!("filter {f} does not fit {c} channels")));
                 }
-                let reach = |k: usize| k.saturating_sub(1) * params.dilation + 1;
-                let p = window(h, reach(f[1]), params.stride, params.pad)?;
-                [n, p, window(w, reach(f[2]), params.stride, params.pad)?, c].into()
+                [n, convolved(params, 0, h, f[1])?, convolved(params, 1, w, f[2])?, c].into()
             }
             NodeKind::UpsampleConv2d { weight, .. } => {
                 let [n, h, w, _] = image(x)?;
