@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
 
     /// Shifts the input of a strided convolution at random where the pass asks for it. Shifted inputs have no codes.
     pub fn swing(&mut self, x: &Var, params: &Conv2dParams) -> Result<Var> {
-        let Some(swing) = self.how.swing.filter(|_| params.stride > 1) else { return Ok(x.clone()) };
+        let Some(swing) = self.how.swing.filter(|_| params.stride != [1; 2]) else { return Ok(x.clone()) };
         let draws = self.network()?.counted(swing.stream + self.node as u64);
         self.codes = None;
         swing.apply(self.tape, x.clone(), self.node, draws)

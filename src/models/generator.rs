@@ -118,7 +118,7 @@ fn large_kernel_attention(g: &mut Graph, x: NodeId, name: &str, c: usize) -> Nod
         let bound = 1.0 / k as f32;
         let weight = g.param(format!("{name}.{part}.weight"), &[c, k, k, 1], Init::Uniform { bound });
         let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
-        let params = Conv2dParams { dilation, ..Conv2dParams::new(1, (k / 2) * dilation) };
+        let params = Conv2dParams::new(1, (k / 2) * dilation).dilation(dilation);
         g.push(format!("{name}.{part}"), Conv2dDepthwise { weight, bias: Some(bias), params, quant: None }, &[x])
     };
     let mut u = pointwise(g, x, "proj_1");

@@ -291,9 +291,9 @@ fn operation(kind: &NodeKind, layer: &LoweredLayer) -> (&'static str, Vec<(&'sta
         NodeKind::Conv2dDepthwise(conv) => (conv.params, layer.weight.shape[0]),
         _ => return ("Gemm", vec![("transB", Attribute::Int(1))]),
     };
-    let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
-    let pads = Attribute::Ints(vec![params.pad as i64; 4]);
-    let mut all = vec![("strides", both(params.stride)), ("pads", pads), ("dilations", both(params.dilation))];
+    let ints = |v: &[usize]| Attribute::Ints(v.iter().map(|&v| v as i64).collect());
+    let mut all =
+        vec![("strides", ints(&params.stride)), ("pads", ints(&params.pad)), ("dilations", ints(&params.dilation))];
     if group > 1 {
         all.push(("group", Attribute::Int(group as i64)));
     }

@@ -36,7 +36,7 @@ pub fn image(x: &[Shape]) -> Outcome<[usize; 4]> {
 /// Returns the output's height and width of a window of `taps` over a map of `size`.
 pub fn windows(size: [usize; 2], taps: [usize; 2], p: &Conv2dParams) -> Outcome<[usize; 2]> {
     bounded(&taps)?;
-    let (strides, pads, dilations) = axes(p);
+    let Conv2dParams { stride: strides, pad: pads, dilation: dilations, .. } = *p;
     bounded(&[&strides[..], &pads, &dilations].concat())?;
     let mut out = [0; 2];
     for axis in 0..2 {
@@ -52,8 +52,4 @@ pub fn windows(size: [usize; 2], taps: [usize; 2], p: &Conv2dParams) -> Outcome<
         out[axis] = room / stride + 1;
     }
     Ok(out)
-}
-
-fn axes(p: &Conv2dParams) -> ([usize; 2], [usize; 4], [usize; 2]) {
-    ([p.stride; 2], [p.pad; 4], [p.dilation; 2])
 }

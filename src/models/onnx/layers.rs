@@ -34,7 +34,7 @@ impl Build<'_> {
             return Err(format!("its weight of shape {:?} does not fit {c} channels", weight.shape));
         }
         let window = attributes.window([r, s], [h, w])?;
-        let params = Conv2dParams { dilation: window.dilation, ..Conv2dParams::new(window.stride, window.pad) };
+        let params = Conv2dParams::new(window.stride, window.pad).dilation(window.dilation);
         let bias = if self.has(node, 2) { Some(self.channels(node, 2, k)?) } else { None };
         // A depthwise filter has one input channel, in the file's order as in ours the one besides k, r and s.
         let weight = self.param(&node.input[1], &[k, r, s, per_group], weight)?;
