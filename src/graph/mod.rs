@@ -20,7 +20,7 @@ mod store;
 
 pub use blocks::Block;
 pub use forward::{BnStatistics, Drop, Forward, Mode, Outputs, RangeMode, STREAMS, Swing, Taps};
-pub use head::Head;
+pub use head::{Head, HeadForm};
 pub use network::{Network, QuantizerInfo};
 pub use nodes::{Node, NodeKind, WeightQuant};
 pub use run::Run;
