@@ -4,7 +4,7 @@ mod onnx;
 mod steps;
 
 pub use onnx::OnnxNode;
-pub use steps::{DepthwiseStep, FinishStep, LayerStep, OnValues, ReshapeStep, Step};
+pub use steps::{CodesStep, FilterStep, FinishStep, LayerStep, OnValues, ReshapeStep, Step};
 
 use super::Node;
 use super::nodes::BatchNorm;

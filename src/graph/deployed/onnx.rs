@@ -33,6 +33,16 @@ impl OnnxNode<'_> {
         self.writer.floats(format!("{}/{part}", self.name), &[], &[v])
     }
 
+    /// Declares integers, named `NODE/part`.
+    pub fn int64s(&mut self, part: &str, values: &[i64]) -> String {
+        self.writer.int64s(format!("{}/{part}", self.name), values)
+    }
+
+    /// Declares a list of numbers, named `NODE/part`.
+    pub fn floats(&mut self, part: &str, values: &[f32]) -> String {
+        self.writer.floats(format!("{}/{part}", self.name), &[values.len()], values)
+    }
+
     /// Declares a value per channel that broadcasts over the output, named `NODE/part`.
     pub fn per_channel(&mut self, part: &str, values: &[f32]) -> String {
         let dims = match self.output.len() {

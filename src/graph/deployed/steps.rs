@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::graph::nodes::NodeKind;
 use crate::graph::run::Run;
 use crate::ops::conv2d::{Conv2dParams, Geometry};
-use crate::ops::conv2d_depthwise_int::Filter;
+use crate::ops::conv2d_depthwise_int;
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
 use crate::quant::Quantizer;
 use crate::tensor::{Shape, Tensor};
@@ -159,32 +159,73 @@ impl Step for LayerStep {
     }
 }
 
-/// A depthwise convolution on codes: sums in integers, then what is fused behind it.
-pub struct DepthwiseStep {
-    filter: Filter,
-    shape: [usize; 4],
+/// Sums of a filter on codes, given a bias.
+type Sums = dyn Fn(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send + Sync;
+
+/// A depthwise or grouped convolution on codes: sums in integers, then what is fused behind it.
+pub struct FilterStep {
+    sums: Box<Sums>,
     bias: Option<Tensor>,
-    params: Conv2dParams,
     finish: Finish,
 }
 
-impl DepthwiseStep {
-    /// Prepares the node of `at` on codes of `x`.
-    pub fn new(at: &Deployment, x: Quantizer, params: Conv2dParams) -> Result<Self> {
-        let layer = at.layer.ok_or_else(|| Error::op("integer network", "a depthwise layer without weights"))?;
-        let w = &layer.weight;
-        let shape = <[usize; 4]>::try_from(&w.shape[..])
-            .map_err(|_| Error::op("integer network", format!("a depthwise weight of shape {:?}", w.shape)))?;
-        let filter = Filter::new(at.device, &w.codes, &layer.ranges(&x))?;
+impl FilterStep {
+    /// Prepares the depthwise layer of `at` on codes of `x`.
+    pub fn depthwise(at: &Deployment, x: Quantizer, params: Conv2dParams) -> Result<Box<dyn Step>> {
+        let (layer, shape) = Self::layer(at)?;
+        let filter = conv2d_depthwise_int::Filter::new(at.device, &layer.weight.codes, &layer.ranges(&x))?;
+        Self::boxed(at, layer, move |x, bias| filter.fprop(x, shape, bias, params))
+    }
+
+    fn layer<'a>(at: &Deployment<'a>) -> Result<(&'a LoweredLayer, [usize; 4])> {
+        let layer = at.layer.ok_or_else(|| Error::op("integer network", "a convolution without weights"))?;
+        let shape = <[usize; 4]>::try_from(&layer.weight.shape[..])
+            .map_err(|_| Error::op("integer network", format!("a filter of shape {:?}", layer.weight.shape)))?;
+        Ok((layer, shape))
+    }
+
+    fn boxed(
+        at: &Deployment,
+        layer: &LoweredLayer,
+        sums: impl Fn(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Box<dyn Step>> {
         let bias = layer.bias.as_ref().map(|b| Tensor::from_slice(&Device::cpu(), [b.len()], b)?.to_device(at.device));
-        let finish = Finish::new(at.device, shape[0], layer.steps(false))?;
-        Ok(Self { filter, shape, bias: bias.transpose()?, params, finish })
+        let finish = Finish::new(at.device, layer.weight.shape[0], layer.steps(false))?;
+        Ok(Box::new(Self { sums: Box::new(sums), bias: bias.transpose()?, finish }))
     }
 }
 
-impl Step for DepthwiseStep {
+impl Step for FilterStep {
     fn run(&self, x: &[&Branch]) -> Result<Branch> {
-        let sums = self.filter.fprop(x[0].tensor(), self.shape, self.bias.as_ref(), self.params)?;
+        let sums = (self.sums)(x[0].tensor(), self.bias.as_ref())?;
         self.finish.run(&Branch::Real(sums), x.get(1).copied())
+    }
+}
+
+/// Moves codes as they are.
+type Moves = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
+/// Gives some of its inputs: codes are moved as they are, values by the node's own rule.
+pub struct CodesStep {
+    moves: Box<Moves>,
+    values: OnValues,
+}
+
+impl CodesStep {
+    /// Prepares the node of `at`, whose codes `moves` moves.
+    pub fn boxed(
+        at: &Deployment,
+        moves: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Box<dyn Step>> {
+        Ok(Box::new(Self { moves: Box::new(moves), values: OnValues::new(at, None)? }))
+    }
+}
+
+impl Step for CodesStep {
+    fn run(&self, x: &[&Branch]) -> Result<Branch> {
+        match x[0] {
+            Branch::Codes(t, a) => Ok(Branch::Codes((self.moves)(t)?, *a)),
+            Branch::Real(_) => self.values.run(x),
+        }
     }
 }

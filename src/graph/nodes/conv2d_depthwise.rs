@@ -1,7 +1,7 @@
 //! Depthwise convolution: one filter per channel.
 
 use super::super::Graph;
-use super::super::deployed::{Deployment, DepthwiseStep, Step};
+use super::super::deployed::{Deployment, FilterStep, Step};
 use super::super::run::Run;
 use super::extent::{image, windows};
 use super::{Kind, LayerWeights, Outcome, WeightQuant};
@@ -53,7 +53,7 @@ impl Kind for Conv2dDepthwise {
     }
     fn prepare(&self, at: &Deployment) -> Result<Box<dyn Step>> {
         match at.inputs[0].codes {
-            Some(codes) => Ok(Box::new(DepthwiseStep::new(at, codes, self.params)?)),
+            Some(codes) => FilterStep::depthwise(at, codes, self.params),
             None => at.on_values(),
         }
     }
