@@ -8,7 +8,8 @@ use crate::ops::conv2d::{Conv2dParams, Geometry, conv2d};
 use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_depthwise_int::Filter;
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
-use crate::ops::{concat, linear, pool, shortcut};
+use crate::ops::pool::{self, PoolParams};
+use crate::ops::{concat, linear, shortcut};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -193,8 +194,12 @@ impl Engine {
                         Kind::Relu6 => activation(&mut tape, &of, Activation::Relu6)?.value,
                         Kind::LeakyRelu { slope } => activation(&mut tape, &of, Activation::LeakyRelu(*slope))?.value,
                         Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
-                        Kind::MaxPool { k, stride, pad } => pool::max_pool(&mut tape, &of, *k, *stride, *pad)?.value,
-                        Kind::AvgPool { k, stride, pad } => pool::avg_pool(&mut tape, &of, *k, *stride, *pad)?.value,
+                        Kind::MaxPool { k, stride, pad } => {
+                            pool::max_pool(&mut tape, &of, PoolParams::square(*k, *stride, *pad))?.value
+                        }
+                        Kind::AvgPool { k, stride, pad } => {
+                            pool::avg_pool(&mut tape, &of, PoolParams::square(*k, *stride, *pad))?.value
+                        }
                         _ => unreachable!("all other nodes were prepared"),
                     });
                     match prepared {

@@ -16,7 +16,8 @@ use crate::ops::conv2d_depthwise::conv2d_depthwise;
 use crate::ops::conv2d_depthwise_int::conv2d_depthwise_int;
 use crate::ops::conv2d_int::{conv2d_int, linear_int};
 use crate::ops::fake_quant::{Codes, dequantize, fake_quant_codes};
-use crate::ops::{concat, elementwise, embedding, linear, pool, reshape, shortcut};
+use crate::ops::pool::{self, PoolParams};
+use crate::ops::{concat, elementwise, embedding, linear, reshape, shortcut};
 use crate::quant::Axis;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -236,8 +237,8 @@ impl Network {
             NodeKind::Mul => elementwise::mul(tape, &x[0], &x[1]),
             NodeKind::ShortcutA { stride, c_out } => shortcut::shortcut_a(tape, &x[0], *stride, *c_out),
             NodeKind::GlobalAvgPool => pool::global_avg_pool(tape, &x[0]),
-            NodeKind::MaxPool { k, stride, pad } => pool::max_pool(tape, &x[0], *k, *stride, *pad),
-            NodeKind::AvgPool { k, stride, pad } => pool::avg_pool(tape, &x[0], *k, *stride, *pad),
+            NodeKind::MaxPool { k, stride, pad } => pool::max_pool(tape, &x[0], PoolParams::square(*k, *stride, *pad)),
+            NodeKind::AvgPool { k, stride, pad } => pool::avg_pool(tape, &x[0], PoolParams::square(*k, *stride, *pad)),
             NodeKind::Embedding { table } => {
                 let table = self.var(&self.params, tape, table, how)?;
                 embedding::embedding(tape, &table, &x[0].value)
