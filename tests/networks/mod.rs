@@ -9,6 +9,7 @@ use ghostbit::models::resnet::batch_norm;
 use ghostbit::ops::activation::Activation;
 use ghostbit::ops::conv2d::Conv2dParams;
 use ghostbit::ops::observe::EmaForm;
+use ghostbit::ops::pool::PoolParams;
 use ghostbit::ops::random;
 use ghostbit::tensor::{Shape, Tensor};
 
@@ -76,9 +77,9 @@ pub fn with_downsampling() -> Graph {
     let y = g.push("again", NodeKind::from(Add {}), &[x, y]);
     let y = batch_norm(&mut g, y, "late.bn", 7, 1e-5, true);
     let y = g.push("late.relu", relu.clone(), &[y]);
-    let y = g.push("max", NodeKind::from(MaxPool { k: 2, stride: 2, pad: 1 }), &[y]);
+    let y = g.push("max", NodeKind::from(MaxPool { params: PoolParams::square(2, 2, 1) }), &[y]);
     let y = conv(&mut g, y, "after", [6, 3, 7], p(1, 1), false);
-    let y = g.push("avg", NodeKind::from(AvgPool { k: 2, stride: 1, pad: 0 }), &[y]);
+    let y = g.push("avg", NodeKind::from(AvgPool { params: PoolParams::square(2, 1, 0) }), &[y]);
     let y = g.push("pool", NodeKind::from(GlobalAvgPool {}), &[y]);
     linear(&mut g, y, "classifier", 4, 6);
     g

@@ -7,17 +7,15 @@ use super::max_pool::{pooled, window};
 use super::{Kind, Outcome};
 use crate::Result;
 use crate::autograd::Var;
-use crate::ops::pool::avg_pool;
+use crate::ops::pool::{PoolParams, avg_pool};
 use crate::tensor::Shape;
 use crate::tensor::onnx::Attribute;
 use serde::{Deserialize, Serialize};
 
-/// Averages each window; padding counts as zeros.
+/// Averages each window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AvgPool {
-    pub k: usize,
-    pub stride: usize,
-    pub pad: usize,
+    pub params: PoolParams,
 }
 
 impl Kind for AvgPool {
@@ -25,14 +23,15 @@ impl Kind for AvgPool {
         "avg_pool"
     }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
-        pooled(x, [self.k, self.stride, self.pad])
+        pooled(x, &self.params)
     }
     fn run(&self, run: &mut Run, x: &[Var]) -> Result<Var> {
-        avg_pool(run.tape, &x[0], self.k, self.stride, self.pad)
+        avg_pool(run.tape, &x[0], self.params)
     }
     fn onnx(&self, node: &mut OnnxNode) -> Outcome<String> {
         let x = node.inputs[0].clone();
-        let [a, b, c] = window([self.k, self.stride, self.pad]);
-        Ok(node.output("AveragePool", &[&x], &[a, b, c, ("count_include_pad", Attribute::Int(1))]))
+        let mut all = window(&self.params);
+        all.push(("count_include_pad", Attribute::Int(i64::from(self.params.count_pad))));
+        Ok(node.output("AveragePool", &[&x], &all))
     }
 }

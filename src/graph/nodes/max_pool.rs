@@ -3,11 +3,11 @@
 use super::super::Graph;
 use super::super::deployed::{Deployment, OnValues, OnnxNode, Step};
 use super::super::run::Run;
-use super::extent::{bounded, image};
+use super::extent::image;
 use super::{Kind, Outcome};
 use crate::Result;
 use crate::autograd::Var;
-use crate::ops::pool::max_pool;
+use crate::ops::pool::{PoolParams, max_pool};
 use crate::tensor::Shape;
 use crate::tensor::onnx::Attribute;
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Takes the maximum of each window; padding never wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MaxPool {
-    pub k: usize,
-    pub stride: usize,
-    pub pad: usize,
+    pub params: PoolParams,
 }
 
 impl Kind for MaxPool {
@@ -28,10 +26,10 @@ impl Kind for MaxPool {
         true
     }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
-        pooled(x, [self.k, self.stride, self.pad])
+        pooled(x, &self.params)
     }
     fn run(&self, run: &mut Run, x: &[Var]) -> Result<Var> {
-        max_pool(run.tape, &x[0], self.k, self.stride, self.pad)
+        max_pool(run.tape, &x[0], self.params)
     }
     fn prepare(&self, at: &Deployment) -> Result<Box<dyn Step>> {
         // The largest value's code: values of codes give their codes back.
@@ -39,22 +37,24 @@ impl Kind for MaxPool {
     }
     fn onnx(&self, node: &mut OnnxNode) -> Outcome<String> {
         let x = node.inputs[0].clone();
-        Ok(node.output("MaxPool", &[&x], &window([self.k, self.stride, self.pad])))
+        Ok(node.output("MaxPool", &[&x], &window(&self.params)))
     }
 }
 
 /// Returns the shape of a pooled map.
-pub(super) fn pooled(x: &[Shape], [k, stride, pad]: [usize; 3]) -> Outcome<Shape> {
+pub(super) fn pooled(x: &[Shape], params: &PoolParams) -> Outcome<Shape> {
     let [n, h, w, c] = image(x)?;
-    bounded(&[k, stride, pad])?;
-    if k == 0 || stride == 0 || 2 * pad > k || h + 2 * pad < k || w + 2 * pad < k {
-        return Err(format!("a window of {k} at stride {stride} with padding {pad} does not fit {h}x{w}"));
-    }
-    Ok([n, (h + 2 * pad - k) / stride + 1, (w + 2 * pad - k) / stride + 1, c].into())
+    let [oh, ow] = params.output([h, w])?;
+    Ok([n, oh, ow, c].into())
 }
 
 /// Returns the attributes of a pooling window.
-pub(super) fn window([k, stride, pad]: [usize; 3]) -> [(&'static str, Attribute); 3] {
-    let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
-    [("kernel_shape", both(k)), ("strides", both(stride)), ("pads", Attribute::Ints(vec![pad as i64; 4]))]
+pub(super) fn window(p: &PoolParams) -> Vec<(&'static str, Attribute)> {
+    let ints = |v: &[usize]| Attribute::Ints(v.iter().map(|&v| v as i64).collect());
+    vec![
+        ("kernel_shape", ints(&p.kernel)),
+        ("strides", ints(&p.stride)),
+        ("pads", ints(&p.pad)),
+        ("ceil_mode", Attribute::Int(i64::from(p.ceil))),
+    ]
 }

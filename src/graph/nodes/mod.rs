@@ -13,6 +13,7 @@ mod embedding;
 mod extent;
 mod fake_quant;
 mod global_avg_pool;
+mod global_max_pool;
 mod input;
 mod linear;
 mod max_pool;
@@ -75,6 +76,7 @@ nodes! {
     concat: Concat,
     shortcut_a: ShortcutA,
     global_avg_pool: GlobalAvgPool,
+    global_max_pool: GlobalMaxPool,
     max_pool: MaxPool,
     avg_pool: AvgPool,
     linear: Linear,

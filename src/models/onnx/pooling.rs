@@ -6,6 +6,7 @@ use super::build::{Build, Flow, Form};
 use super::order::label;
 use crate::graph::NodeKind;
 use crate::graph::nodes::{AvgPool, GlobalAvgPool, MaxPool};
+use crate::ops::pool::PoolParams;
 use crate::tensor::onnx::NodeProto;
 
 impl Build<'_> {
@@ -53,7 +54,8 @@ impl Build<'_> {
             return Err("padding that averages do not count (count_include_pad = 0) is not supported".into());
         }
         let stride = window.stride;
-        let kind = if average { NodeKind::from(AvgPool { k, stride, pad }) } else { MaxPool { k, stride, pad }.into() };
+        let p = PoolParams::square(k, stride, pad);
+        let kind = if average { NodeKind::from(AvgPool { params: p }) } else { MaxPool { params: p }.into() };
         Ok(Flow { node: self.push(label(node), "", kind, &[x])?, form: Form::Map })
     }
 }
