@@ -64,6 +64,16 @@ pub enum Value<'a> {
     Missing,
 }
 
+impl Limits {
+    /// Takes `n` numbers that the file does not hold.
+    fn fill(&mut self, n: usize) -> Outcome<()> {
+        let rest = self.filled.checked_sub(n);
+        self.filled = rest.ok_or("is more than a file may ask for that does not hold it")?;
+        self.copied = self.copied.saturating_add(n);
+        Ok(())
+    }
+}
+
 /// What may be allocated beyond what the file holds.
 pub struct Limits {
     /// Numbers of parameters that several nodes share, which are copied.
@@ -289,14 +299,7 @@ impl<'a> Build<'a> {
             let Values::Floats(values) = values else { return Err("is no float".into()) };
             return Ok(HostTensor { shape: self.dims(node, i)?, values });
         }
-        let rest = self.limits.filled.checked_sub(n);
-        self.limits.filled = rest.ok_or_else(|| {
-            format!(
-                "input {i} ('{}') of shape {:?} is more than a file may ask for that does not hold it",
-                node.input[i], t.dims
-            )
-        })?;
-        self.limits.copied = self.limits.copied.saturating_add(n);
+        self.limits.fill(n).map_err(|e| format!("input {i} ('{}') of shape {:?} {e}", node.input[i], t.dims))?;
         Ok(HostTensor { shape: t.dims.clone(), values: vec![values[0]; n] })
     }
 
@@ -305,7 +308,7 @@ impl<'a> Build<'a> {
         match self.value(node, i)? {
             Value::Constant(Held::File(t)) => constant::dims(t).map(|(dims, _)| dims),
             Value::Constant(Held::Made(t)) => Ok(t.dims.clone()),
-            _ => Err(format!("input {i} is no constant")),
+            _ => Err(format!("input {i} ('{}') is computed from the image; a constant is supported", node.input[i])),
         }
     }
 
@@ -353,6 +356,12 @@ impl<'a> Build<'a> {
     pub fn param(&mut self, wanted: &str, shape: &[usize], t: HostTensor) -> Outcome<String> {
         let name = self.stored(wanted, t)?;
         Ok(self.graph.param(name, shape, Init::Zeros))
+    }
+
+    /// Declares a parameter that the file does not hold.
+    pub fn made_param(&mut self, wanted: &str, shape: &[usize], t: HostTensor) -> Outcome<String> {
+        self.limits.fill(t.values.len()).map_err(|e| format!("'{wanted}' {e}"))?;
+        self.param(wanted, shape, t)
     }
 
     /// Declares running statistics; their name.

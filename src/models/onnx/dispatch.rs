@@ -39,9 +39,11 @@ impl<'a> Build<'a> {
                 return Err("is supported behind the logits only, where it is left out".into());
             }
             "Cast" => {
-                // To f32, which activations are.
-                Attributes(node).only("to", 1)?;
-                self.raw_flow(node, 0)?
+                // Activations are f32. From double to f32 a file loses nothing that its weights have.
+                match Attributes(node).int("to", 1) {
+                    1 | 11 => self.raw_flow(node, 0)?,
+                    to => return Err(format!("to = {to} is not supported: f32 (1) is; export the model in float32")),
+                }
             }
             "CastLike" => self.raw_flow(node, 0)?,
             "Split" => return self.split(node),
@@ -55,7 +57,7 @@ impl<'a> Build<'a> {
             "BatchNormalization" => self.batch_norm(node)?,
             "Gemm" => self.gemm(node)?,
             "MatMul" => self.mat_mul(node)?,
-            "Add" | "Sum" | "Sub" | "Mul" | "Div" => self.arithmetic(node)?,
+            "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" => self.arithmetic(node)?,
             "Neg" => self.negated(node)?,
             "Concat" | "ConcatFromSequence" => self.concat(node)?,
             "Relu" => self.activation(node, Function::Relu)?,
@@ -65,6 +67,7 @@ impl<'a> Build<'a> {
             "Sigmoid" => self.activation(node, Function::Sigmoid)?,
             "HardSigmoid" => self.hard_sigmoid(node)?,
             "HardSwish" => self.activation(node, Function::HardSwish)?,
+            "Celu" => self.celu(node)?,
             "Elu" | "Selu" => self.elu(node)?,
             "Gelu" => self.gelu(node)?,
             "Mish" => self.activation(node, Function::Mish)?,

@@ -8,10 +8,27 @@ use super::scaling::Affine;
 use crate::tensor::io::HostTensor;
 use crate::tensor::onnx::NodeProto;
 
+impl Function {
+    /// Whether zeros stay zeros.
+    fn keeps_zero(self) -> bool {
+        match self {
+            Self::Clip { low, high } => low <= 0.0 && high >= 0.0,
+            Self::Sigmoid | Self::HardSigmoid { .. } | Self::Softplus => false,
+            _ => true,
+        }
+    }
+}
+
 impl Build<'_> {
     pub(super) fn activation(&mut self, node: &NodeProto, f: Function) -> Outcome<Flow> {
-        let x = self.flow(node, 0)?;
-        self.function_of(node, x, f)
+        let mut x = self.raw_flow(node, 0)?;
+        let zeros = x.pad.filter(|p| !p.lowest && f.keeps_zero());
+        if zeros.is_some() {
+            x.pad = None;
+        }
+        let x = self.settled(node, x)?;
+        let x = self.padded(node, x)?;
+        Ok(Flow { pad: zeros, ..self.function_of(node, x, f)? })
     }
 
     pub(super) fn function_of(&mut self, node: &NodeProto, x: Flow, f: Function) -> Outcome<Flow> {
@@ -51,6 +68,21 @@ impl Build<'_> {
             return Err(format!("alpha = {alpha} is not above 0"));
         }
         self.activation(node, Function::HardSigmoid { alpha, beta })
+    }
+
+    /// `max(x, 0) + min(0, alpha (exp(x / alpha) - 1))`: an Elu of `x / alpha`, times `alpha`.
+    pub(super) fn celu(&mut self, node: &NodeProto) -> Outcome<Flow> {
+        let alpha = Attributes(node).finite("alpha", 1.0)?;
+        if alpha <= 0.0 {
+            return Err(format!("alpha = {alpha} is not above 0"));
+        }
+        let x = self.flow(node, 0)?;
+        if alpha == 1.0 {
+            return self.function_of(node, x, Function::Elu(1.0));
+        }
+        let x = self.affine(node, x, false, "celu.in", Affine::scale(vec![1.0 / alpha]))?;
+        let y = self.function_of(node, x, Function::Elu(1.0))?;
+        self.affine(node, y, false, "celu.out", Affine::scale(vec![alpha]))
     }
 
     /// Selu is an Elu times a number.

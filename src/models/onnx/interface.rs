@@ -61,8 +61,9 @@ pub fn input(file: &GraphProto, size: Option<[usize; 3]>) -> Outcome<Input<'_>> 
             }
             (Some(d), _) | (None, Some(d)) => d,
             (None, None) => {
+                let form = if i == 0 { "CHANNELS,HEIGHT,WIDTH" } else { "HEIGHT,WIDTH" };
                 return Err(format!(
-                    "input '{name}' leaves its {what} open: give --input-size HEIGHT,WIDTH, or export the model with an example \
+                    "input '{name}' leaves its {what} open: give --input-size {form}, or export the model with an example \
                      image and only the batch free (PyTorch: dynamic_axes with dynamo=False, dynamic_shapes with dynamo=True)"
                 ));
             }

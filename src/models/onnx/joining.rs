@@ -6,31 +6,36 @@ use super::build::{Build, Flow, Value};
 use super::emit;
 use super::host::{Size, axis};
 use super::layout::{Axis, Digit, Layout};
+use super::scaling::Affine;
 use crate::graph::NodeId;
 use crate::tensor::onnx::NodeProto;
 
 impl<'a> Build<'a> {
-    /// Add, Sub, Mul, Div of two values, and Sum of any number from the left.
+    /// Add, Sub, Mul, Div of two values; Sum and Mean of any number, added up from the left.
     pub(super) fn arithmetic(&mut self, node: &NodeProto) -> Outcome<Flow> {
         if let Some(flow) = self.by_parts(node)? {
             return Ok(flow);
         }
         let n = node.input.len();
-        if n == 1 && node.op_type == "Sum" {
+        let many = ["Sum", "Mean"].contains(&&node.op_type[..]);
+        if n == 1 && many {
             return self.flow(node, 0);
         }
-        if n != 2 && node.op_type != "Sum" {
+        if n != 2 && !many {
             return Err(format!("has {n} inputs, two are expected"));
         }
         match [self.is_constant(node, 0), self.is_constant(node, 1)] {
-            [false, true] if n == 2 => return self.with_constant(node, 0, 1),
-            [true, false] if n == 2 => return self.with_constant(node, 1, 0),
+            [false, true] if n == 2 && node.op_type != "Mean" => return self.with_constant(node, 0, 1),
+            [true, false] if n == 2 && node.op_type != "Mean" => return self.with_constant(node, 1, 0),
             _ => {}
         }
         let mut sum = self.flow(node, 0)?;
         for i in 1..n {
             let x = self.flow(node, i)?;
             sum = self.joined(node, if i + 1 < n { ".part" } else { "" }, sum, x)?;
+        }
+        if node.op_type == "Mean" {
+            return self.affine(node, sum, false, "mean", Affine::scale(vec![1.0 / n as f32]));
         }
         Ok(sum)
     }
@@ -51,7 +56,7 @@ impl<'a> Build<'a> {
         }
         let [a, b] = self.alike(node, [a, b])?;
         let kind = match op {
-            "Add" | "Sum" => emit::add()?,
+            "Add" | "Sum" | "Mean" => emit::add()?,
             "Sub" => emit::sub()?,
             "Mul" => emit::mul()?,
             _ => emit::div()?,

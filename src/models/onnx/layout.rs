@@ -311,7 +311,7 @@ mod tests {
             assert_eq!(map.reshaped(&wanted, false, batch).as_ref(), Ok(&flat), "{wanted:?} {batch:?}");
         }
         for (wanted, batch) in [
-            (fixed(&[1, -1]), None),
+            (fixed(&[3, -1]), None),
             (fixed(&[-1, 279]), None),
             (fixed(&[-1, -1]), None),
             (fixed(&[280, -1]), Some(2)),

@@ -8,6 +8,7 @@ mod build;
 mod by_parts;
 mod constant;
 mod dispatch;
+mod edges;
 mod emit;
 mod external;
 mod faults;

@@ -3,12 +3,13 @@
 use crate::tensor::onnx::NodeProto;
 
 /// Operators of activations. Constants are evaluated by `fold` besides.
-const SUPPORTED: [&str; 65] = [
+const SUPPORTED: [&str; 67] = [
     "Add",
     "AveragePool",
     "BatchNormalization",
     "Cast",
     "CastLike",
+    "Celu",
     "Clip",
     "Concat",
     "ConcatFromSequence",
@@ -33,6 +34,7 @@ const SUPPORTED: [&str; 65] = [
     "MatMul",
     "Max",
     "MaxPool",
+    "Mean",
     "Min",
     "Mish",
     "Mul",

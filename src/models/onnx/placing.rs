@@ -48,13 +48,8 @@ impl Build<'_> {
     /// The `i`-th input, an activation whose pixels are those of its node.
     pub fn flow(&mut self, node: &NodeProto, i: usize) -> Outcome<Flow> {
         let flow = self.raw_flow(node, i)?;
-        if flow.pad.is_some() {
-            return Err(format!(
-                "reads padded height or width ('{}'); padding is supported right in front of Conv, AveragePool and MaxPool",
-                node.input[i]
-            ));
-        }
-        self.settled(node, flow)
+        let flow = self.settled(node, flow)?;
+        self.padded(node, flow)
     }
 
     /// Computes every so many rows and columns, where a slice took some.
@@ -83,7 +78,7 @@ impl Build<'_> {
                 _ => {}
             }
         }
-        Ok(Flow::new(id, layout))
+        Ok(Flow { pad: flow.pad, ..Flow::new(id, layout) })
     }
 
     /// Puts all channels on our axis in the order in which the file counts them.
@@ -94,7 +89,7 @@ impl Build<'_> {
 
     /// The elements `picked` of the file's axis `at`, which is one of channels, in this order.
     pub fn chosen(&mut self, node: &NodeProto, flow: Flow, at: usize, picked: &[usize]) -> Outcome<Flow> {
-        let Flow { node: source, layout, shared, .. } = flow;
+        let Flow { node: source, layout, shared, pad } = flow;
         let own =
             |digits: &[Digit]| -> Vec<Digit> { digits.iter().copied().filter(|d| d.axis == Axis::Channel).collect() };
         // Each axis adds its part of the channel's index.
@@ -133,7 +128,7 @@ impl Build<'_> {
             new.extend(lens.map(|&len| place(len, &mut stride)));
             axes.push(new);
         }
-        Ok(Flow { node: id, layout: Layout(axes).normal(), pad: None, shared })
+        Ok(Flow { node: id, layout: Layout(axes).normal(), pad, shared })
     }
 
     /// As a map `n h w c` whose file form is `n c h w`: its node, and its sizes `[h, w, c]`.

@@ -46,35 +46,63 @@ impl Build<'_> {
                 "over axes {list:?} of {shape} is not supported: over height and width is{layer_norm}"
             ));
         }
+        if let Some(y) = self.along_one_axis(node, &x, &over)? {
+            return self.reduced(node, y, &over, 1);
+        }
         let left =
             |axis| (0..x.layout.rank()).any(|a| !over.contains(&a) && x.layout.0[a].iter().any(|d| d.axis == axis));
         if left(Axis::Height) || left(Axis::Width) {
             let shape = x.layout.shape();
             return Err(format!("over axes {list:?} of {shape} is not supported: over both height and width is"));
         }
+        let &[_, h, w, _] = &self.shapes[x.node][..] else { return self.reduced(node, x, &over, 1) };
+        let kind = if node.op_type == "ReduceMax" { emit::global_max()? } else { emit::global_avg()? };
+        let id = self.push(node, "", kind, &[x.node])?;
+        self.reduced(node, Flow::new(id, x.layout), &over, h * w)
+    }
+
+    /// `x`, whose node is reduced already, as the file sees it; sums are means times `pixels`.
+    fn reduced(&mut self, node: &NodeProto, x: Flow, over: &[usize], pixels: usize) -> Outcome<Flow> {
         let mut layout = x.layout.clone();
         over.iter().for_each(|&a| layout.0[a].clear());
-        if attributes.int("keepdims", 1) == 0 {
-            layout = layout.squeezed(&over)?;
+        if Attributes(node).int("keepdims", 1) == 0 {
+            layout = layout.squeezed(over)?;
         }
-        let (id, pixels) = match self.shapes[x.node][..] {
-            [_, h, w, _] => {
-                let kind = if node.op_type == "ReduceMax" { emit::global_max()? } else { emit::global_avg()? };
-                (self.push(node, "", kind, &[x.node])?, h * w)
-            }
-            _ => return Ok(Flow { layout, ..x }),
-        };
-        let flow = Flow::new(id, layout);
+        let flow = Flow { layout, ..x };
         if node.op_type == "ReduceSum" {
             return self.affine(node, flow, false, "pixels", Affine::scale(vec![pixels as f32]));
         }
         Ok(flow)
     }
 
+    /// Over height or width alone: pooling in a window as long as the map.
+    fn along_one_axis(&mut self, node: &NodeProto, x: &Flow, over: &[usize]) -> Outcome<Option<Flow>> {
+        let &[_, h, w, _] = &self.shapes[x.node][..] else { return Ok(None) };
+        let gone = |axis| over.iter().any(|&a| x.layout.0[a].iter().any(|d| d.axis == axis));
+        let kernel = match [gone(Axis::Height), gone(Axis::Width)] {
+            [true, false] if w > 1 => [h, 1],
+            [false, true] if h > 1 => [1, w],
+            _ => return Ok(None),
+        };
+        let whole =
+            |axis, size| x.layout.0.iter().flatten().filter(|d| d.axis == axis).all(|d| (d.len, d.stride) == (size, 1));
+        if node.op_type == "ReduceSum" || !whole(Axis::Height, h) || !whole(Axis::Width, w) {
+            return Ok(None);
+        }
+        let window = Window { kernel, stride: [1, 1], pad: [0; 4], dilation: [1, 1], ceil: false };
+        let kind = if node.op_type == "ReduceMax" { emit::max_pool(&window)? } else { emit::avg_pool(&window, false)? };
+        Ok(Some(Flow::new(self.push(node, "", kind, &[x.node])?, x.layout.clone())))
+    }
+
     /// MaxPool and AveragePool. An average over the whole map is a global one.
     pub(super) fn pool(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let attributes = Attributes(node);
         let mut x = self.raw_flow(node, 0)?;
+        // Zeros count for the largest value, unless there is none below them.
+        let counted = |p: &Padding| p.lowest || self.nonnegative[x.node];
+        if node.op_type == "MaxPool" && !x.pad.is_none_or(|p| counted(&p)) {
+            x = self.flow(node, 0)?;
+        }
         let pad = x.pad.take();
         let x = self.settled(node, x)?;
         let (x, [h, w, c]) = self.as_map(node, x)?;
@@ -84,7 +112,7 @@ impl Build<'_> {
         let own = attributes.window(attributes.kernel()?, padded)?;
         let counts = attributes.int("count_include_pad", 0) != 0;
         if let Some(pad) = pad {
-            self.check_padding(x, pad, average && own.pad != [0; 4] && !counts, average)?;
+            check_padding(pad, average && own.pad != [0; 4] && !counts, average)?;
         }
         let window = own.padded(sides);
         if window.dilation != [1, 1] {
@@ -117,21 +145,6 @@ impl Build<'_> {
         }
     }
 
-    /// Errors unless pooling can take in the padding before it.
-    fn check_padding(&self, x: usize, pad: Padding, mixed: bool, average: bool) -> Outcome<()> {
-        if pad.axes != [2, 3] {
-            return Err("reads padding of other dimensions than height and width".into());
-        }
-        if average && (pad.lowest || mixed) {
-            return Err("averages over padding of two kinds, which is not supported".into());
-        }
-        // Zeros count for the largest value, unless there is none below them.
-        if !average && !pad.lowest && !self.nonnegative[x] {
-            return Err("reads a map padded by zeros whose values may be below 0; give MaxPool its own padding".into());
-        }
-        Ok(())
-    }
-
     /// Local response normalization across channels.
     pub(super) fn lrn(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let attributes = Attributes(node);
@@ -147,4 +160,15 @@ impl Build<'_> {
         let id = self.push(node, "", emit::lrn(size, alpha, beta, bias)?, &[x])?;
         Ok(Flow::new(id, Layout::channels_first([h, w, c])))
     }
+}
+
+/// Errors unless pooling can take in the padding before it.
+fn check_padding(pad: Padding, mixed: bool, average: bool) -> Outcome<()> {
+    if pad.axes != [2, 3] {
+        return Err("reads padding of other dimensions than height and width".into());
+    }
+    if average && (pad.lowest || mixed) {
+        return Err("averages over padding of two kinds, which is not supported".into());
+    }
+    Ok(())
 }

@@ -90,7 +90,7 @@ impl Build<'_> {
         }
         let mut param = |end: &str, v: Option<Vec<f32>>| {
             let v = v.map(|v| each(&v, &[0.0], c, |v, _| v));
-            v.map(|values| self.param(&format!("{names}{end}"), &[c], HostTensor { shape: vec![c], values }))
+            v.map(|values| self.made_param(&format!("{names}{end}"), &[c], HostTensor { shape: vec![c], values }))
                 .transpose()
         };
         let both = by.scale.is_some() && by.shift.is_some();
@@ -123,7 +123,7 @@ impl Build<'_> {
                         *values = each(&each(values, scale, c, |a, b| a * b), shift, c, |a, b| a + b);
                     }
                     None if by.shift.is_some() => {
-                        *bias = Some(self.param(names, &[c], tensor(each(shift, zero, c, |v, _| v)))?);
+                        *bias = Some(self.made_param(names, &[c], tensor(each(shift, zero, c, |v, _| v)))?);
                     }
                     None => {}
                 }
@@ -141,7 +141,7 @@ impl Build<'_> {
                             let values = self.stored_values(own)?;
                             *values = each(values, scale, c, |a, b| a * b);
                         }
-                        None => *own = Some(self.param(names, &[c], tensor(each(scale, zero, c, |v, _| v)))?),
+                        None => *own = Some(self.made_param(names, &[c], tensor(each(scale, zero, c, |v, _| v)))?),
                     }
                 }
                 match moved {
@@ -150,7 +150,7 @@ impl Build<'_> {
                         *values = each(&each(values, scale, c, |a, b| a * b), shift, c, |a, b| a + b);
                     }
                     None if by.shift.is_some() => {
-                        *moved = Some(self.param(names, &[c], tensor(each(shift, zero, c, |v, _| v)))?);
+                        *moved = Some(self.made_param(names, &[c], tensor(each(shift, zero, c, |v, _| v)))?);
                     }
                     None => {}
                 }

@@ -18,19 +18,22 @@ impl<'a> Build<'a> {
             return Err(format!("takes nothing of axis {at} of {shape}"));
         }
         let x = self.rows_if_flat(node, x)?;
+        let x = if x.layout.is(at, Axis::Channel) { x } else { self.settled(node, x)? };
+        let x = if x.layout.is(at, Axis::Channel) { x } else { self.padded(node, x)? };
         let Size::Fixed(size) = x.layout.size(at) else {
             return Err(format!("takes some images of a batch, axis {at} of {shape}; all are supported"));
         };
         if picked.len() as i64 == size && picked.iter().enumerate().all(|(i, &p)| i == p) {
             return Ok(x);
         }
-        if !x.layout.is(at, Axis::Channel) {
-            return Err(format!(
-                "takes a part of axis {at} of {shape}; channels, and every so many rows and columns from the first one on, \
-                 are supported"
-            ));
+        if x.layout.is(at, Axis::Channel) {
+            return self.chosen(node, x, at, picked);
         }
-        self.chosen(node, x, at, picked)
+        let step = if picked.len() > 1 { picked[1].wrapping_sub(picked[0]) } else { 1 };
+        if step == 0 || step > MAX_SIZE || picked.windows(2).any(|w| w[1].wrapping_sub(w[0]) != step) {
+            return Err(format!("takes rows or columns of {shape} in another order, which is not supported"));
+        }
+        self.cropped(node, x, at, (picked[0], picked.len(), step))
     }
 
     /// Channels, or every so many pixels of a map, from the first one on.
@@ -50,10 +53,12 @@ impl<'a> Build<'a> {
             return Err(format!("{} starts, {} ends, {} axes", starts.len(), ends.len(), along.len()));
         }
         let mut x = self.raw_flow(node, 0)?;
-        if x.pad.is_some() {
-            return Err("takes a part of a padded map, which is not supported".into());
-        }
         axes(&along, x.layout.rank())?;
+        let channels = |a: &i64| axis(*a, x.layout.rank()).is_ok_and(|a| x.layout.is(a, Axis::Channel));
+        if x.pad.is_some() && !along.iter().all(channels) {
+            x = self.settled(node, x)?;
+            x = self.padded(node, x)?;
+        }
         for (i, &a) in along.iter().enumerate() {
             let at = axis(a, x.layout.rank())?;
             let size = match x.layout.size(at) {
@@ -85,7 +90,7 @@ impl<'a> Build<'a> {
 
     /// Elements along an axis; one number removes it.
     pub(super) fn gather(&mut self, node: &NodeProto) -> Outcome<Flow> {
-        let x = self.flow(node, 0)?;
+        let x = self.raw_flow(node, 0)?;
         let indices = self.host(node, 1)?;
         let at = axis(Attributes(node).int("axis", 0), x.layout.rank())?;
         if indices.dims.len() > 1 {
@@ -98,6 +103,8 @@ impl<'a> Build<'a> {
         let list: Vec<usize> = indices.numbers()?.into_iter().map(index).collect::<Outcome<_>>()?;
         let x = self.picked(node, x, at, &list)?;
         if indices.dims.is_empty() {
+            let x = self.settled(node, x)?;
+            let x = self.padded(node, x)?;
             let layout = x.layout.squeezed(&[at])?;
             return Ok(Flow { layout, ..x });
         }
@@ -106,7 +113,7 @@ impl<'a> Build<'a> {
 
     /// Neighbouring parts of an axis.
     fn in_parts(&mut self, node: &NodeProto, at: usize, sizes: &[usize]) -> Outcome<Vec<Flow>> {
-        let x = self.flow(node, 0)?;
+        let x = self.raw_flow(node, 0)?;
         let mut first = 0;
         let mut all = Vec::new();
         for &part in sizes {
@@ -119,9 +126,9 @@ impl<'a> Build<'a> {
 
     /// The axis that `node` splits, and its size.
     fn split_axis(&mut self, node: &NodeProto) -> Outcome<(usize, usize)> {
-        let x = self.flow(node, 0)?;
+        let x = self.raw_flow(node, 0)?;
         let at = axis(Attributes(node).int("axis", 0), x.layout.rank())?;
-        match x.layout.size(at) {
+        match self.sizes(&x)[at] {
             Size::Fixed(size) => Ok((at, size as usize)),
             Size::Batch(_) => Err("splits a batch of images, which is not supported".into()),
         }
