@@ -105,7 +105,11 @@ fn compare(found: &[f32], record: &Record) -> Result<(), String> {
     let apart = found.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs());
     // Not f64::max, which passes NaN over.
     let largest = apart.fold(0.0, |a, b| if b <= a { a } else { b });
-    if largest <= NEAR * spread { Ok(()) } else { Err(format!("logits are {:.1e} of their spread apart", largest / spread)) }
+    if largest <= NEAR * spread {
+        Ok(())
+    } else {
+        Err(format!("logits are {:.1e} of their spread apart", largest / spread))
+    }
 }
 
 /// Imports and compares one file; `Err` says what is wrong with the outcome.

@@ -10,7 +10,7 @@ import numpy as np, onnx
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from obstacle_model import CASES, COUNT
-import obstacle_files, obstacle_values, obstacle_windows
+import obstacle_channels, obstacle_files, obstacle_refused, obstacle_values, obstacle_windows
 
 ARCHIVE = pathlib.Path(__file__).parent / "obstacles.tar.gz"
 
