@@ -82,7 +82,7 @@ def light_file(name, path, random):
     shape = [d.dim_value or 1 for d in images[0].type.tensor_type.shape.dim]
     return random.standard_normal(shape, dtype=np.float32)
 
-def logits_of(path, x, optimised, float_input=True):
+def logits_of(path, x, optimised):
     """ONNX Runtime's logits as rows; of a file that ends in Softmax, of what goes into it."""
     import exporters, onnx
     model = onnx.load(path, load_external_data=False)
@@ -105,20 +105,20 @@ class Row:
         self.record = {"network": name, "exporter": exporter, "steps": {}}
         self.net = folder / "net.onnx"
 
-    def ghostbit(self, step, *arguments):
+    def ghostbit(self, *arguments):
         command = [str(self.options.binary), *map(str, arguments)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=self.options.timeout, cwd=self.folder)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{step}: took longer than {self.options.timeout} s")
+            raise Failed(f"took longer than {self.options.timeout} s")
         if done.returncode:
             lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-            raise Failed(f"{step}: exit status {done.returncode}: " + " ".join(lines[-3:])[:400])
+            raise Failed(f"exit status {done.returncode}: " + " ".join(lines[-3:])[:400])
 
-    def logits(self, step, *arguments):
+    def logits(self, *arguments):
         out = self.folder / "logits.bin"
         out.unlink(missing_ok=True)
-        self.ghostbit(step, "eval", *arguments, "--inputs", self.folder / "x.npz", "--logits", out)
+        self.ghostbit("eval", *arguments, "--inputs", self.folder / "x.npz", "--logits", out)
         return np.frombuffer(out.read_bytes(), "<f4")
 
     def step(self, name, run):
@@ -151,18 +151,18 @@ class Row:
             return x, logits_of(self.net, x, optimised=False)
         x, want = self.step("export", export)
         self.record["classes"] = want.shape[1]
-        found = self.step("import", lambda: self.logits("import", "--model", self.net))
+        found = self.step("import", lambda: self.logits("--model", self.net))
         self.step("float", lambda: self.near("float", found, want, largest=NEAR))
         if self.options.skip_quantize:
             return
         run, student = self.folder / "run", self.folder / "run" / "quantized.safetensors"
         budget = self.options.quantize or QUANTIZE
-        self.step("quantize", lambda: self.ghostbit("quantize", "quantize", "--model", self.net, "--out", run, *budget))
+        self.step("quantize", lambda: self.ghostbit("quantize", "--model", self.net, "--out", run, *budget))
         forms = ("onnx-int8", "onnx-qdq")
         for form in forms:
-            write = lambda: self.ghostbit(form, "export", "--model", student, "--format", form, "--out", self.folder / f"{form}.onnx")
+            write = lambda: self.ghostbit("export", "--model", student, "--format", form, "--out", self.folder / f"{form}.onnx")
             self.step(f"export {form}", write)
-        engine = self.step("engine", lambda: self.logits("engine", "--integer", run / "integer.safetensors")).reshape(want.shape)
+        engine = self.step("engine", lambda: self.logits("--integer", run / "integer.safetensors")).reshape(want.shape)
         for form in forms:
             path = self.folder / f"{form}.onnx"
             self.step(form, lambda: self.near(form, logits_of(path, x, optimised=True), engine, median=NEAR_MEDIAN))

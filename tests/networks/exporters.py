@@ -1,5 +1,4 @@
 """PyTorch's two ONNX exporters as people call them, and what ONNX Runtime computes with their files."""
-import pathlib, shutil
 import numpy as np, onnx, onnxruntime, torch
 
 def script(model, x, path, **more):

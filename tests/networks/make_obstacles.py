@@ -1,15 +1,15 @@
 """Makes small ONNX files that each hold one obstacle: `make_obstacles.py [--only NAME...] [--raw FOLDER]`.
 
-With `--only` the archive stays as it is.
-
-`obstacles.tar.gz` holds NAME.onnx, what lies beside some of them, and obstacles.json, which has for each the size and seed of its images
-(`images.py`) and ONNX Runtime's logits, or the word with which it must be refused. Needs onnx and ONNX Runtime.
+`obstacles.tar.gz` holds NAME.onnx, what lies beside some of them, and obstacles.json. That has for each file the size and
+seed of its images (`images.py`) and ONNX Runtime's logits, or the word with which it must be refused. With `--only` the
+archive stays as it is. Needs onnx and ONNX Runtime.
 """
 import argparse, gzip, io, json, pathlib, sys, tarfile
 import numpy as np, onnx
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from obstacle_model import CASES, COUNT
+# Each of these adds its cases to the table.
 import obstacle_channels, obstacle_files, obstacle_refused, obstacle_values, obstacle_windows
 
 ARCHIVE = pathlib.Path(__file__).parent / "obstacles.tar.gz"

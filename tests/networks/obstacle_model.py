@@ -1,6 +1,6 @@
 """Small float ONNX models written node by node, and the table that collects them: `Model`, `case`, `refused`."""
 import zlib
-import numpy as np, onnx, onnxruntime
+import numpy as np, onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from images import images
 

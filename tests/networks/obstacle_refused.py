@@ -149,7 +149,6 @@ spoiled("no_opset", "operator set", lambda model: model.ClearField("opset_import
 for name, shape in {"huge": [1 << 40], "huge_product": [1 << 20, 1 << 20, 1 << 20], "negative": [-5]}.items():
     @broken(f"constant_of_shape_{name}")
     def _(m, x, shape=shape):
-        y = m.pooled(x)
         filled = helper.make_node("ConstantOfShape", [m.constant(np.int64(shape))], ["filled"])
         def spoil(model):
             model.graph.node.insert(0, filled)
