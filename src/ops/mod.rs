@@ -31,6 +31,8 @@ registry! {
     conv2d,
     conv2d_depthwise,
     conv2d_depthwise_int,
+    conv2d_grouped,
+    conv2d_grouped_int,
     conv2d_int,
     conv_block,
     conv_bn_tune,
