@@ -13,6 +13,15 @@ use std::path::Path;
 /// Batches that are timed, and how often: one image for latency, many for throughput.
 const TIMED: [(usize, usize); 2] = [(1, 40), (64, 5)];
 
+/// Returns the batch that is timed for one of `wanted` images of `input` `[h w c]`: fewer of large ones, whose activations would
+/// fill the memory.
+pub fn timed_batch(wanted: usize, input: &[usize]) -> usize {
+    /// Numbers of 64 images of 64x64.
+    const NUMBERS: usize = 64 * 3 * 64 * 64;
+    let most = (NUMBERS / input.iter().product::<usize>().max(1)).max(4);
+    wanted.min(most)
+}
+
 /// Writes `integer.safetensors` of `selected` into `folder`, where its student is already; sizes and, on a device where that
 /// says something, speeds of both for the summary. What cannot be lowered (a range that is a point) is no reason to lose the
 /// run: then the sizes are the student's alone.
@@ -33,7 +42,9 @@ pub fn write(selected: &mut Network, norm: Normalization, folder: &Path) -> Resu
     let device = selected.device();
     if !device.is_emulated() {
         let engine = Engine::on(&device, integer)?;
-        let speeds = TIMED.map(|(batch, rounds)| measure::compare(&engine, selected, batch, rounds));
+        let input = engine.network().input().to_vec();
+        let speeds =
+            TIMED.map(|(batch, rounds)| measure::compare(&engine, selected, timed_batch(batch, &input), rounds));
         let speeds: Vec<Speed> = speeds.into_iter().collect::<Result<_>>()?;
         let row = |s: &Speed| json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float});
         files["speed"] = speeds.iter().map(row).collect();

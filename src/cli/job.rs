@@ -3,7 +3,7 @@
 use super::deployed;
 use super::network::{NORMALIZATION_KEY, NetworkArgs, QUANT_KEY};
 use crate::device::Device;
-use crate::graph::Network;
+use crate::graph::{Graph, Network};
 use crate::methods::{Losses, Recipe};
 use crate::report::curves::{Series, curves};
 use crate::report::png::save_grid;
@@ -29,23 +29,48 @@ pub struct RunConfig {
     pub mean: Option<Vec<f32>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_size: Option<Vec<usize>>,
     pub eval: Vec<String>,
+    /// The user's images in place of synthetic ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<String>,
+    /// What the default recipe changed for this network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapted: Vec<String>,
     pub recipe: Recipe,
 }
 
 impl RunConfig {
-    /// That of a new run, by this version of the program.
-    pub fn new(network: &NetworkArgs, eval: &[String], recipe: Recipe) -> Self {
-        Self {
+    /// That of a new run, by this version of the program. With `images` the recipe takes them instead of its own. Errors if
+    /// the recipe makes no sense.
+    pub fn new(network: &NetworkArgs, eval: &[String], images: Option<&str>, mut recipe: Recipe) -> Result<Self> {
+        if images.is_some() {
+            recipe.take_images();
+        }
+        recipe.validate()?;
+        Ok(Self {
             ghostbit: env!("CARGO_PKG_VERSION").into(),
             arch: network.arch(),
             model: network.model.clone(),
             classes: network.classes,
             mean: network.mean.clone(),
             std: network.std.clone(),
+            output: network.output.clone(),
+            input_size: network.input_size.clone(),
             eval: eval.to_vec(),
+            images: images.map(str::to_string),
+            adapted: Vec::new(),
             recipe,
-        }
+        })
+    }
+
+    /// Fits the recipe, the default one, to the network, and records how. `asked` are assignments `KEY=VALUE` of the user.
+    pub fn adapt(&mut self, teacher: &Graph, asked: &[String]) -> Result<()> {
+        self.adapted = self.recipe.adapt(teacher, asked);
+        self.recipe.validate()
     }
 
     /// That of the run in `folder`. Errors name its file.
@@ -68,6 +93,8 @@ impl RunConfig {
             classes: self.classes,
             mean: self.mean.clone(),
             std: self.std.clone(),
+            output: self.output.clone(),
+            input_size: self.input_size.clone(),
         }
     }
 
@@ -107,8 +134,15 @@ impl<'a> Job<'a> {
         let norm = config.network().normalization()?.unwrap_or_default();
         let mut run = QuantizeRun::new(&teacher.device(), teacher, norm, config.recipe.clone())?;
         let metrics = folder.join("metrics.jsonl");
-        let log = if resume {
+        if resume {
             run.resume(folder)?;
+        }
+        if let (Some(spec), true) = (&config.images, run.wants_images()) {
+            let (most, seed) = (config.recipe.stored_images(), config.recipe.seed);
+            let images = super::images::load(spec, &run.teacher.graph, &norm, most, seed, &run.teacher.device())?;
+            run.give_images(images)?;
+        }
+        let log = if resume {
             MetricsLog::resume(&metrics, run.it, run.calibrated())?
         } else {
             prepare(folder)?;
@@ -142,6 +176,8 @@ impl<'a> Job<'a> {
         summary.selected = tally;
         let mut document = document(&summary, sets, config, start.elapsed().as_secs_f64(), &device, why);
         document["settled_channels"] = json!(settled);
+        document["images"] = json!(config.images);
+        document["adapted"] = json!(config.adapted);
         document["synthetic"] = synthetic.iter().map(|(name, d)| (name.to_string(), json!(d))).collect();
         let mut file = selected.to_checkpoint()?;
         let spec = serde_json::to_string(&config.recipe.quantize_spec()).expect("plain data");

@@ -4,6 +4,7 @@ mod bench;
 mod deployed;
 mod eval;
 mod export;
+mod images;
 mod inspect;
 mod job;
 mod methods;

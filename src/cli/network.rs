@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::graph::passes::{QuantizeSpec, quantize};
 use crate::graph::{Graph, InputKind, Network};
 use crate::models::architecture;
-use crate::models::onnx::Imported;
+use crate::models::onnx::{Imported, Options};
 use crate::tensor::io::Checkpoint;
 use crate::train::TestSet;
 use crate::{Error, Result};
@@ -41,6 +41,12 @@ pub struct NetworkArgs {
     /// Their standard deviation, likewise [default: 0.229,0.224,0.225]
     #[arg(long, value_delimiter = ',', value_name = "R,G,B")]
     pub std: Option<Vec<f32>>,
+    /// The logits of an .onnx file with several outputs, by name
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Size of the images of an .onnx file that leaves it open: one number for height and width, H,W, or C,H,W
+    #[arg(long, value_delimiter = ',', value_name = "H,W")]
+    pub input_size: Option<Vec<usize>>,
 }
 
 /// A network as a file has it.
@@ -89,7 +95,7 @@ impl NetworkArgs {
     /// The float graph, and where it comes from a file the weights in there.
     fn graph(&self) -> Result<(Graph, Option<Checkpoint>)> {
         if let Some(path) = self.onnx()? {
-            let Imported { graph, weights } = Imported::load(path)?;
+            let Imported { graph, weights } = self.import(path)?;
             if let Some(classes) = self.classes.filter(|c| *c != graph.classes) {
                 let detail = format!("{classes}, but {} has {} logits; leave it out", path.display(), graph.classes);
                 return Err(Error::config("--classes", detail));
@@ -102,6 +108,31 @@ impl NetworkArgs {
             return Err(Error::config("--classes", format!("{classes} classes are not between 2 and 100000")));
         }
         Ok((architecture(&self.arch(), classes)?, None))
+    }
+
+    /// The network in an ONNX file, with what the arguments say about it.
+    fn import(&self, path: &Path) -> Result<Imported> {
+        let options =
+            Options { output: self.output.clone(), input_size: self.channels_height_width()?, ..Options::default() };
+        Imported::load_with(path, &options)
+    }
+
+    /// What `--input-size` says: `[c, h, w]`, c = 0 unless it is given.
+    fn channels_height_width(&self) -> Result<Option<[usize; 3]>> {
+        let (size, given) = match self.input_size.as_deref() {
+            None => return Ok(None),
+            Some(&[side]) => ([0, side, side], 1),
+            Some(&[h, w]) => ([0, h, w], 1),
+            Some(&[c, h, w]) => ([c, h, w], 0),
+            Some(other) => {
+                let detail = format!("{} numbers; give H,W or C,H,W", other.len());
+                return Err(Error::config("--input-size", detail));
+            }
+        };
+        if size[given..].contains(&0) {
+            return Err(Error::config("--input-size", "sizes must be at least 1"));
+        }
+        Ok(Some(size))
     }
 
     /// The float network with its weights.
@@ -207,11 +238,12 @@ pub fn check_images(key: &str, spec: &str, data: &Dataset, graph: &Graph) -> Res
         [InputKind::Real(sample)] => &sample[..],
         _ => &[],
     };
-    if data.classes != graph.classes || [data.h, data.w, data.c] != takes {
-        let found = format!("{}x{}x{} images of {} classes", data.h, data.w, data.c, data.classes);
+    if !data.fits(graph.classes) || [data.h, data.w, data.c] != takes {
+        let largest = data.labels.iter().max().unwrap_or(&0);
+        let found = format!("{}x{}x{} images with labels up to {largest}", data.h, data.w, data.c);
         let sizes: Vec<String> = takes.iter().map(usize::to_string).collect();
         let detail =
-            format!("{spec} holds {found}; the network takes {} and {} classes", sizes.join("x"), graph.classes);
+            format!("{spec} holds {found}; the network takes {} and has {} classes", sizes.join("x"), graph.classes);
         return Err(Error::config(key, detail));
     }
     Ok(())

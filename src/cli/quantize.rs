@@ -19,9 +19,12 @@ pub struct Args {
     /// Test set for the report: cifar10:FILE, idx:IMAGES,LABELS, builtin:test; may be repeated. Never trained on
     #[arg(long = "eval")]
     sets: Vec<String>,
-    /// Recipe: a name of `methods list`, or a .toml file
-    #[arg(long, default_value = "best")]
-    method: String,
+    /// Use these images, without labels, in place of synthetic ones: a folder of PNG or JPEG files, or a set as for --eval
+    #[arg(long, value_name = "FOLDER|SET")]
+    images: Option<String>,
+    /// Recipe: a name of `methods list`, or a .toml file [default: best, fitted to the network]
+    #[arg(long)]
+    method: Option<String>,
     /// Change one key of the recipe, e.g. student.lr=1e-4; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -55,7 +58,7 @@ pub struct Args {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Continue the run in this folder
-    #[arg(long, conflicts_with_all = ["out", "method", "set", "model", "sets", "wbits", "abits", "first_bits", "last_bits", "input_bits", "layer_bits", "batch", "iters", "seed"])]
+    #[arg(long, conflicts_with_all = ["out", "method", "images", "set", "model", "sets", "wbits", "abits", "first_bits", "last_bits", "input_bits", "layer_bits", "batch", "iters", "seed"])]
     resume: Option<PathBuf>,
     /// Write a checkpoint every N iterations (0: only on Ctrl-C)
     #[arg(long, default_value_t = 200)]
@@ -73,13 +76,17 @@ pub struct Args {
 
 pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     let start = Instant::now();
-    let (config, folder) = resolve(&args)?;
-    if args.show_recipe {
+    let (mut config, folder) = resolve(&args)?;
+    let network = config.network();
+    let adapts = args.resume.is_none() && args.method.is_none();
+    let teacher = if adapts || !args.show_recipe { Some(network.load(device)?) } else { None };
+    if let Some(teacher) = teacher.as_ref().filter(|_| adapts) {
+        config.adapt(&teacher.graph, &asked(&args))?;
+    }
+    let (false, Some(teacher)) = (args.show_recipe, teacher) else {
         print!("{}", config.recipe.to_toml());
         return Ok(());
-    }
-    let network = config.network();
-    let teacher = network.load(device)?;
+    };
     let sets = test_sets(&config.eval, &network, Some(&teacher.graph))?;
     let mut job = Job::new(&config, &folder, teacher, &sets, args.resume.is_some())?;
     if args.no_capture {
@@ -89,6 +96,10 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         let r = &config.recipe;
         println!("{} ({}) -> W{}A{}, recipe {}", config.arch, network.origin(), r.wbits, r.abits, r.name);
         println!("device {}: {why}", device.name());
+        config.adapted.iter().for_each(|line| println!("{line}"));
+        if let Some(images) = &config.images {
+            println!("images of {images} instead of synthetic ones, with the teacher's labels");
+        }
     }
     let stop = super::interrupt_flag()?;
     let display = Display::new(&config.recipe, job.run.it, args.json)?;
@@ -108,11 +119,14 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
     Ok(())
 }
 
+/// The recipe when none is named.
+pub const DEFAULT_METHOD: &str = "best";
+
 fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
     if let Some(folder) = &args.resume {
         return Ok((RunConfig::load(folder)?, folder.clone()));
     }
-    let mut recipe = Recipe::load(&args.method)?;
+    let mut recipe = Recipe::load(args.method.as_deref().unwrap_or(DEFAULT_METHOD))?;
     // --iters alone keeps the recipe's share of warm-up only when it still fits; a shorter run warms up for less.
     for assignment in &args.set {
         recipe.set(assignment)?;
@@ -134,10 +148,14 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
         recipe.iters = iters;
         recipe.warmup = recipe.warmup.min(iters);
     }
-    recipe.validate()?;
-    let config = RunConfig::new(&args.network, &args.sets, recipe);
+    let config = RunConfig::new(&args.network, &args.sets, args.images.as_deref(), recipe)?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(config.name()));
     Ok((config, folder))
+}
+
+/// The keys that the arguments set.
+fn asked(args: &Args) -> Vec<String> {
+    args.set.iter().cloned().chain(args.batch.map(|b| format!("batch={b}"))).collect()
 }
 
 /// Progress bar, and lines above it.

@@ -69,7 +69,7 @@ pub fn parse(data: &[u8], kind: Kind) -> std::result::Result<Dataset, String> {
         if usize::from(label) >= kind.classes() {
             return Err(format!("record {i}: label {label} is not below {}", kind.classes()));
         }
-        labels.push(label);
+        labels.push(u32::from(label));
         let (red, rest) = planes.split_at(SIDE * SIDE);
         let (green, blue) = rest.split_at(SIDE * SIDE);
         images.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));

@@ -42,7 +42,7 @@ pub fn parse(data: &[u8]) -> std::result::Result<Idx, String> {
     Ok(Idx { dims, values: values.to_vec() })
 }
 
-/// Joins an image array `[n h w]` or `[n h w c]` and a label array `[n]`. `classes` is the largest label + 1, at least 10.
+/// Joins an image array `[n h w]` or `[n h w c]` and a label array `[n]`. `classes` is the largest label + 1.
 pub fn join(images: Idx, labels: Idx) -> std::result::Result<Dataset, String> {
     let (n, h, w, c) = match images.dims[..] {
         [n, h, w] => (n, h, w, 1),
@@ -55,8 +55,9 @@ pub fn join(images: Idx, labels: Idx) -> std::result::Result<Dataset, String> {
     if labels.dims != [n] {
         return Err(format!("labels have dimensions {:?}, but there are {n} images", labels.dims));
     }
-    let classes = labels.values.iter().max().map_or(0, |&m| usize::from(m) + 1).max(10);
-    Ok(Dataset { name: "idx".into(), images: images.values, labels: labels.values, n, h, w, c, classes })
+    let classes = labels.values.iter().max().map_or(0, |&m| usize::from(m) + 1);
+    let labels = labels.values.into_iter().map(u32::from).collect();
+    Ok(Dataset { name: "idx".into(), images: images.values, labels, n, h, w, c, classes })
 }
 
 /// Reads an image file and its label file; `.gz` is unpacked.

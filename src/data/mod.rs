@@ -1,7 +1,9 @@
-//! Labelled images: readers of CIFAR and idx files, and the built-in procedural set.
+//! Images: readers of labelled sets (CIFAR, idx), of folders and of NumPy arrays, and the built-in procedural set.
 
 pub mod cifar;
+pub mod folder;
 pub mod idx;
+pub mod npy;
 pub mod procedural;
 
 use crate::device::Device;
@@ -23,11 +25,12 @@ pub struct Dataset {
     /// `n h w c`, row-major.
     pub images: Vec<u8>,
     /// `n`, each below `classes`.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u32>,
     pub n: usize,
     pub h: usize,
     pub w: usize,
     pub c: usize,
+    /// What the set knows of, which need not be all that a network tells apart.
     pub classes: usize,
 }
 
@@ -108,9 +111,14 @@ impl Dataset {
                 }
             }
         });
-        let labels: Vec<i32> = indices.iter().map(|&i| i32::from(self.labels[i])).collect();
+        let labels: Vec<i32> = indices.iter().map(|&i| self.labels[i] as i32).collect();
         let n = indices.len();
         Ok((Tensor::from_slice(device, [n, self.h, self.w, self.c], &x)?, Tensor::from_slice(device, [n], &labels)?))
+    }
+
+    /// Whether a network of `classes` classes has all the labels.
+    pub fn fits(&self, classes: usize) -> bool {
+        self.labels.iter().all(|&l| (l as usize) < classes)
     }
 
     /// The first `n` images (all if there are fewer).

@@ -45,7 +45,7 @@ pub fn generate(split: Split, n: usize) -> Dataset {
         let mut random = SplitMix(SplitMix(split.seed()).next() ^ SplitMix(i as u64).next());
         render(i % CLASSES.len(), &mut random, out);
     });
-    let labels = (0..n).map(|i| (i % CLASSES.len()) as u8).collect();
+    let labels = (0..n).map(|i| (i % CLASSES.len()) as u32).collect();
     let name = format!("builtin {split:?}").to_lowercase();
     Dataset { name, images, labels, n, h: SIDE, w: SIDE, c: 3, classes: CLASSES.len() }
 }

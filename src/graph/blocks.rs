@@ -19,8 +19,23 @@ impl Graph {
     ///
     /// Errors if the graph has several inputs, or none that anything is computed from.
     pub fn blocks(&self) -> Result<Vec<Block>> {
+        self.cut(|kind| kind.weight_bits().is_some())
+    }
+
+    /// The nodes that the smallest blocks with a convolution or linear layer each end in, in order, without the output. The
+    /// student's are the teacher's: quantizers count for nothing.
+    ///
+    /// Errors as [`Graph::blocks`] does.
+    pub fn block_outputs(&self) -> Result<Vec<NodeId>> {
+        let mut ends: Vec<NodeId> = self.cut(|kind| kind.layer().is_some())?.iter().map(|b| b.to).collect();
+        ends.pop();
+        Ok(ends)
+    }
+
+    /// The smallest blocks that hold a node each that `counts`.
+    fn cut(&self, counts: impl Fn(&NodeKind) -> bool) -> Result<Vec<Block>> {
         let inputs: Vec<NodeId> =
-            (0..self.nodes.len()).filter(|&i| matches!(self.nodes[i].kind, NodeKind::Input { .. })).collect();
+            (0..self.nodes.len()).filter(|&i| self.is_input(i)).collect();
         let ([start], true) = (inputs.as_slice(), self.nodes.len() > 1) else {
             let detail =
                 format!("cannot be cut into blocks: it has {} inputs, {} nodes", inputs.len(), self.nodes.len());
@@ -40,23 +55,10 @@ impl Graph {
             narrow[id] = id >= *start && reach <= id;
             reach = reach.max(last_use[id]);
         }
-        let weighted = |id: NodeId| {
-            use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-            let kind = &self.nodes[id].kind;
-            matches!(
-                kind,
-                Conv2d { quant: Some(_), .. }
-                    | ConvBn { quant: Some(_), .. }
-                    | Conv2dDepthwise { quant: Some(_), .. }
-                    | Linear { quant: Some(_), .. }
-            )
-        };
-        let pointwise =
-            |id: NodeId| matches!(self.nodes[id].kind, NodeKind::BatchNorm { .. } | NodeKind::Activation(_));
         let (mut blocks, mut from, mut has_weights) = (Vec::new(), *start, false);
         for id in start + 1..=output {
-            has_weights |= weighted(id);
-            let goes_on = id < output && pointwise(id + 1);
+            has_weights |= counts(&self.nodes[id].kind);
+            let goes_on = id < output && self.nodes[id + 1].kind.pointwise();
             if narrow[id] && has_weights && !goes_on && id < output {
                 blocks.push(Block { from, to: id });
                 (from, has_weights) = (id, false);
@@ -86,7 +88,7 @@ impl Graph {
                 continue;
             }
             let node = &self.nodes[id];
-            if matches!(node.kind, NodeKind::Input { .. }) {
+            if self.is_input(id) {
                 let detail = format!("the wanted values depend on input '{}', which is not given", node.name);
                 return Err(Error::network(&self.name, detail));
             }

@@ -188,7 +188,7 @@ impl StudentLoss {
         self.all().filter(|t| t.weight() != 0.0).collect()
     }
 
-    /// Whether a term compares residual bodies.
+    /// Whether a term compares maps inside the networks.
     pub fn needs_bodies(&self) -> bool {
         self.terms().iter().any(|t| t.needs_bodies())
     }

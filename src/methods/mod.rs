@@ -1,5 +1,6 @@
 //! Recipes: which loss terms, sampler, quantizer and schedule make up a method. Plain data and small terms.
 
+mod adapt;
 mod embedded;
 mod host;
 mod inundation;

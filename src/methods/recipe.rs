@@ -127,6 +127,9 @@ pub struct ImagesRecipe {
     pub from_generator: bool,
     /// Fraction of student batches drawn from them, in 0..=1.
     pub share: f32,
+    /// The caller hands the images in (`--images`): none are optimised, and the labels are what the teacher calls them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given: bool,
     pub loss: GeneratorLoss,
 }
 
@@ -151,6 +154,7 @@ impl Default for ImagesRecipe {
             swing: false,
             from_generator: true,
             share: 0.5,
+            given: false,
             loss,
         }
     }
@@ -350,6 +354,23 @@ impl Recipe {
     /// be noise.
     pub fn sets_images_aside(&self) -> bool {
         self.warmup == 0 && self.images.as_ref().is_some_and(|i| i.count > 0)
+    }
+
+    /// Number of images of the data-free criterion, a multiple of the batch: as many as there are stored ones, and 512 at
+    /// most. Of stored images themselves a quarter as many are set aside.
+    pub fn held_out(&self) -> usize {
+        const MOST: usize = 512;
+        let stored = self.images.as_ref().map_or(0, |i| i.count);
+        let budget =
+            if stored > 0 { stored } else { usize::try_from(self.iters).unwrap_or(MOST).saturating_mul(self.batch) };
+        let count = if self.sets_images_aside() { stored / 4 } else { budget };
+        count.clamp(1, MOST).next_multiple_of(self.batch)
+    }
+
+    /// Number of stored images that a run makes or is given, those set aside among them: whole batches.
+    pub fn stored_images(&self) -> usize {
+        let stored = self.images.as_ref().map_or(0, |i| i.count.next_multiple_of(self.batch));
+        stored + if self.sets_images_aside() { self.held_out() } else { 0 }
     }
 
     /// What the student is trained for on perturbed copies.

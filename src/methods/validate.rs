@@ -135,6 +135,9 @@ impl Recipe {
     fn check_untrained_generator(&self) -> Result<()> {
         let refuse = |key: &str, detail: &str| Err(Error::config(key, detail));
         let aside = self.images.as_ref().filter(|_| self.sets_images_aside());
+        if self.images.as_ref().is_some_and(|i| i.given) {
+            require("images.given", aside.is_some(), "leaves no room for warm-up; set warmup=0 and images.count")?;
+        }
         if self.iters == 0 && aside.is_none_or(|i| i.from_generator) {
             return refuse("iters", "must be at least 1, or stored noise images be all there is (as in recipe zeroq)");
         }
@@ -148,7 +151,8 @@ impl Recipe {
         if images.share < 1.0 {
             return refuse("images.share", "must be 1: the other batches come from a generator that is never trained");
         }
-        if on(self.student_loss.cross_entropy.as_ref().map(|t| t.weight))
+        if !images.given
+            && on(self.student_loss.cross_entropy.as_ref().map(|t| t.weight))
             && !on(images.loss.cross_entropy.as_ref().map(|t| t.weight))
         {
             let detail = "needs images that belong to their labels; set images.loss.cross_entropy.weight";
@@ -159,11 +163,13 @@ impl Recipe {
 
     /// Refuses terms that `teacher` cannot serve, before anything is trained.
     pub fn check_teacher(&self, teacher: &Graph) -> Result<()> {
-        self.generator_loss.check(Some(teacher))?;
-        if let Some(images) = self.images.as_ref().filter(|i| i.count > 0) {
-            images.loss.check(Some(teacher))?;
+        if self.trains_generator() {
+            self.generator_loss.check(Some(teacher)).map_err(|e| e.within("generator_loss"))?;
         }
-        self.student_loss.check(Some(teacher))
+        if let Some(images) = self.images.as_ref().filter(|i| i.count > 0 && !i.given) {
+            images.loss.check(Some(teacher)).map_err(|e| e.within("images.loss"))?;
+        }
+        self.student_loss.check(Some(teacher)).map_err(|e| e.within("student_loss"))
     }
 }
 
@@ -184,5 +190,5 @@ fn check_images(images: &ImagesRecipe) -> Result<()> {
         let detail = "looks at conditions, pairs, other batches or the student, which stored images lack; use it in generator_loss";
         return Err(Error::config(format!("images.loss.{term}"), detail));
     }
-    require("images.loss", !images.loss.terms().is_empty(), "has no term with a weight above 0")
+    require("images.loss", images.given || !images.loss.terms().is_empty(), "has no term with a weight above 0")
 }

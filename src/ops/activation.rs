@@ -13,7 +13,8 @@ use crate::tensor::{Real, Tensor};
 use rayon::prelude::*;
 
 /// Which function.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     Relu,
     /// Slope of the negative side, > 0.

@@ -270,7 +270,7 @@ pub fn cases() -> Vec<Case> {
             Ok(vec![conv_bn_tune(t, &v[0], &v[1], bias, norm, p)?])
         };
         let name =
-            format!("{label}_x{}_w{}_s{}", crate::tensor::Shape::from(x), crate::tensor::Shape::from(w), p.stride);
+            format!("{label}_x{}_w{}_{p}", crate::tensor::Shape::from(x), crate::tensor::Shape::from(w));
         // dgamma sums the filter gradient once more, and its two terms may cancel.
         Case::new(name, inputs, run).reduction(g.reduction()).slack(2.0).cost(g.flops(), g.bytes())
     };

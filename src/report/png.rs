@@ -11,15 +11,11 @@ use std::path::Path;
 /// Pixels between two images.
 const GAP: usize = 2;
 
-/// The images of `x` (f32 `[n h w c]`, c = 1 or 3, normalized by `norm`) side by side, `columns` to a row, each pixel
+/// The images of `x` (f32 `[n h w c]`, normalized by `norm`; the first three channels) side by side, `columns` to a row, each pixel
 /// drawn as a `scale` x `scale` square. Values beyond the range of a byte are clamped, NaN is black.
 pub fn grid(x: &Tensor, norm: &Normalization, columns: usize, scale: usize) -> Result<RgbImage> {
     let shape = x.shape();
-    crate::ensure_op!(
-        shape.len() == 4 && (shape[3] == 1 || shape[3] == 3) && !x.is_empty(),
-        "grid",
-        "needs images n h w c with c = 1 or 3, got {shape}"
-    );
+    crate::ensure_op!(shape.len() == 4 && !x.is_empty(), "grid", "needs images n h w c, got {shape}");
     crate::ensure_op!(columns > 0 && scale > 0, "grid", "columns {columns} and scale {scale} must be positive");
     let [n, h, w, c] = [shape[0], shape[1], shape[2], shape[3]];
     let values = x.to_f64()?;

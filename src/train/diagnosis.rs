@@ -4,13 +4,13 @@
 
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::graph::{Forward, Network, NodeKind, Taps};
+use crate::graph::{Forward, Network, Taps};
 use crate::ops::accuracy::argmax;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// Measures of one set of synthetic images. Those that look at the last feature map are absent for a teacher without a
-/// pooled linear head.
+/// Measures of one set of synthetic images. Those that look at the last feature map, or at the features in front of the
+/// last layer, are absent for a teacher without them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
     pub images: usize,
@@ -43,7 +43,7 @@ struct Seen {
 /// Measures `(images [n h w c], labels [n])` batches through the frozen `teacher`; statistics are each batch's own.
 pub fn diagnose(teacher: &mut Network, batches: &[(Tensor, Tensor)]) -> Result<Diagnosis> {
     let head = teacher.graph.head("a diagnosis").ok();
-    let nodes: Vec<_> = head.iter().flat_map(|h| [h.map, h.features]).collect();
+    let nodes: Vec<_> = head.iter().flat_map(|h| [Some(h.map), h.features]).flatten().collect();
     let mut seen = Seen::default();
     for (x, y) in batches {
         let mut tape = Tape::inference(&x.device());
@@ -55,19 +55,19 @@ pub fn diagnose(teacher: &mut Network, batches: &[(Tensor, Tensor)]) -> Result<D
         seen.labels.extend(labels);
         let mut distance = 0.0;
         for s in &out.bn_stats {
-            if let NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. } =
-                &teacher.graph.nodes[s.node].kind
-            {
-                let (mean, var) = (&teacher.buffers[mean], &teacher.buffers[var]);
+            if let Some(norm) = teacher.graph.nodes[s.node].kind.batch_norm() {
+                let (mean, var) = (&teacher.buffers[&norm.mean], &teacher.buffers[&norm.var]);
                 distance += mean_square(&s.mean.value, mean)? + mean_square(&s.var.value, var)?;
             }
         }
         seen.bn.push(distance / out.bn_stats.len().max(1) as f64);
         seen.correlation.extend(cosines(&rows(x)?));
-        if let (Some(head), [map, features]) = (&head, &out.taps[..]) {
+        if let (Some(head), [map, features @ ..]) = (&head, &out.taps[..]) {
             let eval = attention(&map.value)?;
             seen.centers.extend(eval.iter().map(|a| center(a, map.value.dim(2))));
-            seen.features.extend(rows(&features.value)?);
+            if let [features] = features {
+                seen.features.extend(rows(&features.value)?);
+            }
             let taps = Taps { bn_stats: false, nodes: vec![head.map] };
             let again = teacher.forward(&mut tape, &input, Forward::batch(), &taps)?;
             let batch = attention(&again.taps[0].value)?;
@@ -85,7 +85,7 @@ pub fn diagnose(teacher: &mut Network, batches: &[(Tensor, Tensor)]) -> Result<D
         correlation: average(&seen.correlation),
         center_spread: with_head(within.sqrt()),
         attention_similarity: with_head(average(&seen.similarity)),
-        separation: with_head(between / inside.max(f64::MIN_POSITIVE)),
+        separation: (!seen.features.is_empty()).then(|| between / inside.max(f64::MIN_POSITIVE)),
     })
 }
 

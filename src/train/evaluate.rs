@@ -21,14 +21,22 @@ impl Accuracy {
     }
 }
 
+/// Returns how many images of `size` numbers are evaluated together: 250 of CIFAR's size, fewer of larger ones, whose
+/// activations would fill the memory.
+pub fn evaluation_batch(size: usize) -> usize {
+    const BATCH: usize = 250;
+    const SIZE: usize = 3 * 32 * 32;
+    (BATCH * SIZE / size.max(1)).clamp(8, BATCH)
+}
+
 /// Runs `network` over all of `data`.
 pub fn evaluate(network: &mut Network, data: &Dataset, norm: &Normalization, how: Forward) -> Result<Accuracy> {
-    const BATCH: usize = 250;
+    let batch = evaluation_batch(data.h * data.w * data.c);
     let device = network.device();
     let total = data.labels.len();
     let mut hits = 0;
-    for start in (0..total).step_by(BATCH) {
-        let (x, y) = data.batch(&device, start..(start + BATCH).min(total), norm)?;
+    for start in (0..total).step_by(batch) {
+        let (x, y) = data.batch(&device, start..(start + batch).min(total), norm)?;
         let mut tape = Tape::inference(&device);
         let logits = network.forward(&mut tape, &[Var::constant(x)], how, &Taps::default())?.output.value;
         hits += correct(&logits, &y)?;

@@ -52,9 +52,8 @@ impl GeneratorStep {
     /// For images of `size` `[h, w, c]`.
     pub fn new(device: &Device, [h, w, c]: [usize; 3], classes: usize, recipe: &Recipe) -> Result<Self> {
         let (loss, seed, math) = (recipe.generator_loss.clone(), recipe.seed, recipe.math.into());
-        // One that makes no images need not fit.
-        let up = |d: usize| if recipe.uses_generator() { d } else { d.next_multiple_of(generator::UNIT) };
-        let size = [up(h), up(w), c];
+        // One that makes no images is as small as it can be.
+        let size = if recipe.uses_generator() { [h, w, c] } else { [generator::UNIT, generator::UNIT, c] };
         let recipe = recipe.generator.clone();
         let graph = generator::conditional(recipe.arch, size, classes, recipe.latent, recipe.condition)?;
         let graph = with_math(&graph, math);
@@ -193,7 +192,7 @@ pub(super) fn teacher_loss(
     let mut nodes = if needs.bn_inputs { teacher.graph.batch_norm_inputs() } else { Vec::new() };
     let norms = nodes.len();
     let head = (needs.head || needs.batch_map).then(|| teacher.graph.head("the generator's loss")).transpose()?;
-    nodes.extend(head.iter().flat_map(|h| [h.map, h.features]));
+    nodes.extend(head.iter().flat_map(|h| [Some(h.map), h.features]).flatten());
     let taps = Taps { bn_stats: needs.bn_stats, nodes };
     let how = Forward { swing: rest.swing, ..Forward::eval() };
     let out = teacher.forward(tape, std::slice::from_ref(images), how, &taps)?;

@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::graph::{Forward, Graph, InputKind, Network, STREAMS, Swing, Taps};
 use crate::methods::terms::{Conditions, MarginalDistance, Memory};
 use crate::methods::{ImagesRecipe, ImagesSchedule, Recipe};
+use crate::ops::accuracy::argmax;
 use crate::ops::random::{self, Stream};
 use crate::ops::{
     embedding::embedding,
@@ -27,13 +28,13 @@ const CROP_BASE: u64 = 1 << 43;
 /// And those of swing convolutions, of which each node of an iteration has one.
 const SWING: u64 = 1 << 61;
 
-/// `[h, w, c]` of the images that `network` takes. Errors if it takes none, or none of one or three channels.
+/// Returns `[h, w, c]` of the images that `network` takes. Errors if it takes none.
 pub(super) fn image_size(network: &Graph) -> Result<[usize; 3]> {
     match &network.inputs[..] {
         [InputKind::Real(sample)] => match sample[..] {
-            [h, w, c @ (1 | 3)] => Ok([h, w, c]),
+            [h, w, c] => Ok([h, w, c]),
             _ => {
-                let detail = format!("takes inputs of shape {sample:?}; images have 1 or 3 channels");
+                let detail = format!("takes inputs of shape {sample:?}; images are height, width, channels");
                 Err(Error::network(&network.name, detail))
             }
         },
@@ -153,6 +154,30 @@ impl ImagePool {
         self.labels = self.labels.view(0, [left])?;
         self.teacher_logits = self.teacher_logits.view(0, [left, classes])?;
         Ok(aside)
+    }
+
+    /// Makes a pool of `images` `[count h w c]` that the caller has, normalized. The labels are what the teacher calls them.
+    /// Logits are computed in batches of `n`.
+    pub fn of(teacher: &mut Network, images: &Tensor, n: usize) -> Result<Self> {
+        let device = teacher.device();
+        let shape @ [h, w, c] = image_size(&teacher.graph)?;
+        let (count, row) = (images.dim(0), h * w * c);
+        crate::ensure_op!(
+            images.len() == count * row && count > 0,
+            "images",
+            "{} are not images of {h}x{w}x{c}",
+            images.shape()
+        );
+        let logits = Tensor::empty(&device, [count, teacher.graph.classes], DType::F32)?;
+        let mut labels = Vec::with_capacity(count);
+        for start in (0..count).step_by(n.max(1)) {
+            let n = n.max(1).min(count - start);
+            let found = infer(teacher, &images.view(start * row, [n, h, w, c])?)?;
+            labels.extend(argmax(&found)?);
+            logits.view(start * teacher.graph.classes, [n, teacher.graph.classes])?.copy_from(&found)?;
+        }
+        let labels = Tensor::from_slice(&device, [count], &labels)?;
+        Ok(Self { images: images.reshape([count, row])?, labels, teacher_logits: logits, shape })
     }
 
     /// A pool from stored tensors (resume); `shape` of an image, `[h, w, c]`.

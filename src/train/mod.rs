@@ -20,7 +20,7 @@ mod supervised;
 mod synthetic;
 
 pub use diagnosis::{Diagnosis, diagnose};
-pub use evaluate::{Accuracy, evaluate};
+pub use evaluate::{Accuracy, evaluate, evaluation_batch};
 pub use generator_step::GeneratorStep;
 pub use images::ImagePool;
 pub use reconstruct::BlockReport;

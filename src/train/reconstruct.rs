@@ -237,6 +237,9 @@ fn train(
     let device = student.device();
     let Rebuilding { recipe: r, graphs, stop, .. } = how;
     let mut learned = Learned::new(student, block)?;
+    if learned.is_empty() {
+        return Ok(true);
+    }
     let cosine = Schedule::Cosine { warmup: 0, total: r.iters, floor: 0.0 };
     let first = (r.iters as f64 * f64::from(r.penalty_start)) as u64;
     let base = DRAWS + (index << 40);

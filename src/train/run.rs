@@ -89,6 +89,8 @@ pub struct QuantizeRun {
     /// moves on.
     pub held_out: Vec<(Tensor, Tensor)>,
     pub(super) queue: Option<Queue>,
+    /// Images of the caller, `[n h w c]`, until they become the pool.
+    given: Option<Tensor>,
 }
 
 /// The part of the state that is plain data.
@@ -101,12 +103,9 @@ pub(super) struct Progress {
     pub best: Vec<Accuracy>,
 }
 
-/// Images of the data-free criterion.
-const HELD_OUT: usize = 512;
-/// Their draws, away from the loop's.
+/// Draws of the images of the data-free criterion, away from the loop's.
 const HELD_OUT_BASE: u64 = 1 << 42;
-/// Images of a diagnosis, and their draws.
-const DIAGNOSED: usize = 512;
+/// Draws of a diagnosis.
 const DIAGNOSED_BASE: u64 = 1 << 43;
 
 impl QuantizeRun {
@@ -141,7 +140,35 @@ impl QuantizeRun {
             selected: None,
             held_out: Vec::new(),
             queue,
+            given: None,
         })
+    }
+
+    /// Uses `images` `[n h w c]`, normalized, on the teacher's device, in place of synthetic ones: for a recipe with
+    /// `images.given`. A part is set aside for the data-free criterion.
+    ///
+    /// Errors if the recipe does not take them, their shape is another, or there are fewer than two batches.
+    pub fn give_images(&mut self, images: Tensor) -> Result<()> {
+        let fail = |detail: String| Err(Error::config("--images", detail));
+        if !self.recipe.images.as_ref().is_some_and(|i| i.given) {
+            return fail("the recipe makes its own images; Recipe::take_images changes that".into());
+        }
+        let size = image_size(&self.teacher.graph)?;
+        if images.shape().len() != 4 || images.shape()[1..] != size {
+            return fail(format!("{} are not images of {size:?}", images.shape()));
+        }
+        let (n, batch) = (images.dim(0), self.recipe.batch);
+        if n < 2 * batch {
+            let detail = format!("{n} images; two batches of {batch} are needed: one to train on, one to compare on");
+            return fail(format!("{detail}. Give more images, or lower --batch"));
+        }
+        self.given = Some(images);
+        Ok(())
+    }
+
+    /// Whether the recipe waits for [`QuantizeRun::give_images`].
+    pub fn wants_images(&self) -> bool {
+        self.recipe.images.as_ref().is_some_and(|i| i.given) && self.pool.is_none() && self.given.is_none()
     }
 
     /// On a GPU, steps are launched kernel by kernel instead of being recorded as graphs. Results are the same.
@@ -231,15 +258,23 @@ impl QuantizeRun {
             let graphs = self.queue.as_ref().is_some_and(Queue::records);
             let (teacher, generator) = (&mut self.teacher, &mut self.generator);
             let n = self.recipe.batch;
-            let aside =
-                if self.recipe.sets_images_aside() { (images.count / 4).clamp(1, HELD_OUT).div_ceil(n) } else { 0 };
-            let count = images.count.div_ceil(n) * n + aside * n;
-            let mut pool = ImagePool::make(teacher, generator, &self.recipe, images, count, graphs, report)?;
+            let mut aside = if self.recipe.sets_images_aside() { self.recipe.held_out() / n } else { 0 };
+            let mut pool = if images.given {
+                let Some(given) = self.given.take() else {
+                    return Err(Error::config("images.given", "the run was given no images; start it with --images"));
+                };
+                // Of fewer images than the recipe has room for, a fifth.
+                aside = aside.min(given.dim(0) / (5 * n)).max(1);
+                ImagePool::of(teacher, &given, n)?
+            } else {
+                let count = self.recipe.stored_images();
+                ImagePool::make(teacher, generator, &self.recipe, images, count, graphs, report)?
+            };
             self.held_out = pool.set_aside(aside, n)?;
             self.pool = Some(pool);
         }
         if self.held_out.is_empty() {
-            for b in 0..HELD_OUT.div_ceil(self.recipe.batch) as u64 {
+            for b in 0..(self.recipe.held_out() / self.recipe.batch) as u64 {
                 let (x, _) = self.generator.sample(self.recipe.batch, HELD_OUT_BASE + b, true)?;
                 let t = infer(&mut self.teacher, &x)?;
                 self.held_out.push((x, t));
@@ -301,7 +336,8 @@ impl QuantizeRun {
     /// What the images are like that the student was fed at the end: `generator` (as it stands) and `stored`.
     pub fn diagnose(&mut self) -> Result<Vec<(&'static str, Diagnosis)>> {
         let n = self.recipe.batch;
-        let batches = DIAGNOSED.div_ceil(n);
+        // Of as many images as students are compared on.
+        let batches = self.held_out.len();
         let mut found = Vec::new();
         if self.recipe.trains_generator() {
             let draws = 0..batches as u64;

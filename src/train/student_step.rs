@@ -72,11 +72,11 @@ impl StudentStep {
         Ok(low_pass(&mut tape, &Var::constant(images.clone()), self.recipe.student.low_pass)?.value)
     }
 
-    /// What `loss` looks at besides the logits: residual bodies, then the last feature map.
+    /// Lists what `loss` looks at besides the logits: the maps that are compared, then the last feature map.
     fn taps(graph: &Graph, loss: &StudentLoss) -> Result<Taps> {
-        let mut nodes = if loss.needs_bodies() { graph.residual_bodies() } else { Vec::new() };
+        let mut nodes = if loss.needs_bodies() { graph.compared_maps()? } else { Vec::new() };
         if loss.needs_head() {
-            nodes.push(graph.head("the student's loss")?.map);
+            nodes.push(graph.pooled_head("the student's loss")?.map);
         }
         Ok(Taps { bn_stats: false, nodes })
     }
@@ -98,7 +98,7 @@ impl StudentStep {
         let mut bodies: Vec<Tensor> = out.taps.into_iter().map(|v| v.value).collect();
         let mut head = None;
         if loss.needs_head() {
-            let weight = teacher.graph.head("the student's loss")?.weight;
+            let weight = teacher.graph.pooled_head("the student's loss")?.weight;
             head = bodies.pop().zip(Some(teacher.linear_weight(&weight, Forward::eval())?));
         }
         Ok(Lesson { logits: logits.cloned().unwrap_or(out.output.value), bodies, head })
@@ -120,7 +120,7 @@ impl StudentStep {
         let mut bodies = out.taps;
         let mut heads = None;
         if let Some((teacher_map, teacher_weight)) = &lesson.head {
-            let weight = self.network.graph.head("the student's loss")?.weight;
+            let weight = self.network.graph.pooled_head("the student's loss")?.weight;
             let weight = self.network.linear_weight(&weight, how)?;
             let map = bodies.pop().expect("tapped last");
             heads = Some(Heads { map, weight, teacher_map, teacher_weight: teacher_weight.clone() });

@@ -133,6 +133,6 @@ fn augmented(
             }
         }
     });
-    let labels: Vec<i32> = rows.iter().map(|&r| i32::from(data.labels[r])).collect();
+    let labels: Vec<i32> = rows.iter().map(|&r| data.labels[r] as i32).collect();
     Ok((Tensor::from_slice(device, [rows.len(), h, w, c], &x)?, Tensor::from_slice(device, [rows.len()], &labels)?))
 }

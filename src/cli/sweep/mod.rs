@@ -20,14 +20,17 @@ use workers::{End, Told};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// TOML file with any of: arch, model, classes, mean, std, eval, method, bits, seeds, set. Flags come before its keys; `set` adds up
+    /// TOML file with any of: arch, model, classes, mean, std, output, input_size, images, eval, method, bits, seeds, set. Flags come before its keys; `set` adds up
     spec: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
     /// Test set for the report, as for `quantize`; may be repeated
     #[arg(long = "eval")]
     sets: Vec<String>,
-    /// Recipes [default: best]
+    /// Use these images in place of synthetic ones, as for `quantize`
+    #[arg(long, value_name = "FOLDER|SET")]
+    images: Option<String>,
+    /// Recipes [default: best, fitted to the network]
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     method: Vec<String>,
     /// Bits of weights and activations, e.g. 4a4,3a3 [default: the recipe's]
@@ -83,9 +86,13 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         return Err(Error::config("--jobs", "must be at least 1"));
     }
     let (network, eval, set) = (&args.network, &args.sets[..], &args.set[..]);
-    let flags = Flags { network, eval, method: &args.method, bits: &args.bits, seeds: &args.seeds, set };
-    let Grid { network, eval, runs } = Grid::new(args.spec.as_deref(), &flags)?;
+    let images = args.images.as_deref();
+    let flags = Flags { network, eval, images, method: &args.method, bits: &args.bits, seeds: &args.seeds, set };
+    let Grid { network, eval, mut runs, default, set } = Grid::new(args.spec.as_deref(), &flags)?;
     let teacher = network.load(device)?;
+    if default {
+        runs.iter_mut().try_for_each(|run| run.adapt(&teacher.graph, &set))?;
+    }
     let sets = test_sets(&eval, &network, Some(&teacher.graph))?;
     let stem = args.spec.as_deref().and_then(Path::file_stem).unwrap_or("sweep".as_ref());
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(stem));
@@ -102,6 +109,7 @@ pub fn run(args: Args, device: &Device, why: &str) -> Result<()> {
         let (all, kept) = (shared.runs.len(), shared.runs.len() - todo.len());
         println!("{} ({}): {all} runs, {kept} finished before; {jobs} at a time", network.arch(), network.origin());
         println!("device {}, {threads} threads per run: {why}", device.name());
+        shared.runs.iter().take(1).flat_map(|run| &run.adapted).for_each(|line| println!("{line}"));
     }
     let stop = super::interrupt_flag()?;
     let iterations: u64 = todo.iter().map(|&i| shared.runs[i].recipe.iters).sum();

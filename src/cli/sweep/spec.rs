@@ -2,6 +2,7 @@
 
 use super::super::job::RunConfig;
 use super::super::network::NetworkArgs;
+use super::super::quantize::DEFAULT_METHOD;
 use crate::methods::Recipe;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -19,6 +20,9 @@ struct File {
     classes: Option<usize>,
     mean: Option<Vec<f32>>,
     std: Option<Vec<f32>>,
+    output: Option<String>,
+    input_size: Option<Vec<usize>>,
+    images: Option<String>,
     #[serde(default)]
     eval: Vec<String>,
     method: Option<toml::Value>,
@@ -32,6 +36,7 @@ struct File {
 pub struct Flags<'a> {
     pub network: &'a NetworkArgs,
     pub eval: &'a [String],
+    pub images: Option<&'a str>,
     pub method: &'a [String],
     pub bits: &'a [String],
     pub seeds: &'a [String],
@@ -43,6 +48,9 @@ pub struct Grid {
     pub network: NetworkArgs,
     pub eval: Vec<String>,
     pub runs: Vec<RunConfig>,
+    /// No method was named: the default one is to be fitted to the network. `set` has what was asked for.
+    pub default: bool,
+    pub set: Vec<String>,
 }
 
 impl Grid {
@@ -66,12 +74,16 @@ impl Grid {
             classes: flags.network.classes.or(file.classes),
             mean: flags.network.mean.clone().or(file.mean),
             std: flags.network.std.clone().or(file.std),
+            output: flags.network.output.clone().or(file.output),
+            input_size: flags.network.input_size.clone().or(file.input_size),
         };
         let eval = if flags.eval.is_empty() { file.eval } else { flags.eval.to_vec() };
         let mut methods = list(flags.method, "method", &file.method)?;
-        if methods.is_empty() {
-            methods.push("best".into());
+        let default = methods.is_empty();
+        if default {
+            methods.push(DEFAULT_METHOD.into());
         }
+        let images = flags.images.map(str::to_string).or(file.images);
         let bits = list(flags.bits, "bits", &file.bits)?;
         let bits = or_the_recipe_s(bits.iter().map(|b| widths(b)).collect::<Result<_>>()?);
         let all: Vec<Vec<u64>> =
@@ -91,8 +103,7 @@ impl Grid {
                     let mut recipe = recipe.clone();
                     (recipe.wbits, recipe.abits) = bits.unwrap_or((recipe.wbits, recipe.abits));
                     recipe.seed = seed.unwrap_or(recipe.seed);
-                    recipe.validate()?;
-                    let run = RunConfig::new(&network, &eval, recipe);
+                    let run = RunConfig::new(&network, &eval, images.as_deref(), recipe)?;
                     if runs.iter().any(|r| r.name() == run.name()) {
                         let detail = format!("two runs would be called {}; name each once", run.name());
                         return Err(Error::config("sweep", detail));
@@ -101,7 +112,8 @@ impl Grid {
                 }
             }
         }
-        Ok(Self { network, eval, runs })
+        let set = set.into_iter().cloned().collect();
+        Ok(Self { network, eval, runs, default, set })
     }
 }
 
@@ -166,7 +178,7 @@ mod tests {
             "method = ['gdfq', 'best']\nbits = '4a4,3a3'\nseeds = [1, '3..4']\nset = ['batch=8']\neval = ['x']\n";
         std::fs::write(&path, text).unwrap();
         let network = NetworkArgs::default();
-        let none = Flags { network: &network, eval: &[], method: &[], bits: &[], seeds: &[], set: &[] };
+        let none = Flags { network: &network, eval: &[], images: None, method: &[], bits: &[], seeds: &[], set: &[] };
         let grid = Grid::new(Some(&path), &none).unwrap();
         let names: Vec<String> = grid.runs.iter().map(RunConfig::name).collect();
         assert_eq!(names.len(), 12);
@@ -185,13 +197,13 @@ mod tests {
         let error = |r: Result<Grid>| r.map(|_| ()).unwrap_err().to_string();
         let found = error(Grid::new(
             None,
-            &Flags { seeds: &twice, network: &network, eval: &[], method: &[], bits: &[], set: &[] },
+            &Flags { seeds: &twice, network: &network, eval: &[], images: None, method: &[], bits: &[], set: &[] },
         ));
         assert!(found.contains("two runs") && found.contains("-s1"), "{found}");
         std::fs::write(&path, "methods = 'gdfq'").unwrap();
         let found = error(Grid::new(
             Some(&path),
-            &Flags { seeds: &[], network: &network, eval: &[], method: &[], bits: &[], set: &[] },
+            &Flags { seeds: &[], network: &network, eval: &[], images: None, method: &[], bits: &[], set: &[] },
         ));
         assert!(found.contains("spec.toml") && found.contains("methods"), "{found}");
     }

@@ -2,6 +2,7 @@
 //! per output channel, first and last included; activations per tensor directly after each ReLU (of any kind); logits and biases stay
 //! float, and so does the input unless `input_bits` is given.
 
+use super::super::nodes::FakeQuant;
 use super::super::{Graph, InputKind, Node, NodeId, NodeKind, WeightQuant};
 use crate::ops::activation::Activation;
 use crate::{Error, Result};
@@ -47,12 +48,9 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             return Err(Error::config(key, format!("{b} bits are not supported; use 2 to 8")));
         }
     }
-    let has_weights = |kind: &NodeKind| {
-        use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-        matches!(kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
-    };
+    let has_weights = |kind: &NodeKind| kind.layer().is_some();
     let is_relu = |kind: &NodeKind| {
-        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)))
+        matches!(kind.activation(), Some(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)))
     };
     for (name, bits) in &spec.layer_bits {
         let key = || format!("layer_bits of '{name}'");
@@ -71,15 +69,11 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         return Err(Error::network(&graph.name, "has no convolution or linear layer to quantize"));
     };
     let named = |node: &Node| spec.layer_bits.get(&node.name).copied();
-    let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
+    let mut out = graph.without_nodes();
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
         let mut kind = node.kind.clone();
-        if let NodeKind::Conv2d { quant, .. }
-        | NodeKind::ConvBn { quant, .. }
-        | NodeKind::Conv2dDepthwise { quant, .. }
-        | NodeKind::Linear { quant, .. } = &mut kind
-        {
+        if has_weights(&kind) {
             let end = if id == first {
                 spec.first_bits
             } else if id == last {
@@ -87,17 +81,17 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             } else {
                 None
             };
-            *quant = Some(WeightQuant { bits: named(node).or(end).unwrap_or(spec.wbits) });
+            kind.set_quant(Some(WeightQuant { bits: named(node).or(end).unwrap_or(spec.wbits) }));
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();
         let mut new = out.push(node.name.clone(), kind.clone(), &inputs);
         let image = match &kind {
-            NodeKind::Input { index } => matches!(graph.inputs[*index], InputKind::Real(_)),
+            NodeKind::Input(input) => matches!(graph.inputs[input.index], InputKind::Real(_)),
             _ => false,
         };
         let activation = || is_relu(&kind).then(|| named(node).unwrap_or(spec.abits));
         if let Some(bits) = if image { spec.input_bits } else { activation() } {
-            new = out.push(format!("{}.quant", node.name), NodeKind::FakeQuant { bits }, &[new]);
+            new = out.push(format!("{}.quant", node.name), FakeQuant { bits }, &[new]);
         }
         moved.push(new);
     }

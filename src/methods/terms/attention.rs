@@ -3,7 +3,7 @@
 use super::TeacherView;
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::graph::Forward;
+use crate::graph::{Forward, Graph};
 use crate::ops::grad_cam::grad_cam;
 use crate::ops::reshape::reshape;
 use serde::{Deserialize, Serialize};
@@ -20,12 +20,21 @@ pub enum AttentionName {
 }
 
 impl AttentionName {
+    /// Errors, naming the term, if `teacher` has no map, or no closed form of Grad-CAM where that is asked for.
+    pub(super) fn check(self, term: &str, teacher: Option<&Graph>) -> Result<()> {
+        let head = teacher.map(|g| match self {
+            Self::Activation => g.head(term),
+            Self::GradCam => g.pooled_head(&format!("{term}.attention = \"grad_cam\"")),
+        });
+        head.transpose().map(|_| ())
+    }
+
     /// What the attention ops read, `[n h w c]`: `features` as they are, or their Grad-CAM map as one channel.
     pub(super) fn of(self, tape: &mut Tape, features: &Var, view: &TeacherView) -> Result<Var> {
         if self == Self::Activation {
             return Ok(features.clone());
         }
-        let head = view.teacher.graph.head("grad_cam")?;
+        let head = view.teacher.graph.pooled_head("grad_cam")?;
         let weight = view.teacher.linear_weight(&head.weight, Forward::eval())?;
         let cam = grad_cam(tape, features, &weight, &view.conditions.labels.value)?;
         let [n, h, w] = [0, 1, 2].map(|i| cam.shape()[i]);

@@ -44,7 +44,7 @@ impl GeneratorTerm for AttentionCenter {
         if !(self.power.is_finite() && self.power >= 1.0) {
             return Err(Error::config("attention_center.power", format!("{} must be at least 1", self.power)));
         }
-        teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
+        self.attention.check(self.name(), teacher)
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let Some(wanted) = view.conditions.centers.clone() else {

@@ -37,7 +37,7 @@ impl GeneratorTerm for AttentionConsistency {
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         not_negative(self.name(), "weight", self.weight)?;
-        teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
+        self.attention.check(self.name(), teacher)
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let mut attention = |features: &Option<Var>| {

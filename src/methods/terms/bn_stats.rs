@@ -2,7 +2,7 @@
 
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
-use crate::graph::{Graph, NodeKind};
+use crate::graph::Graph;
 use crate::ops::bn_stats_loss::{Pair, bn_stats_loss};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -38,12 +38,8 @@ impl GeneratorTerm for BnStats {
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let targets = |node: usize| {
-            let (NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. }) =
-                &view.teacher.graph.nodes[node].kind
-            else {
-                unreachable!("statistics come from batch norms")
-            };
-            [&view.teacher.buffers[mean], &view.teacher.buffers[var]]
+            let norm = view.teacher.graph.nodes[node].kind.batch_norm().expect("statistics come from batch norms");
+            [&view.teacher.buffers[&norm.mean], &view.teacher.buffers[&norm.var]]
         };
         let layers: Vec<Pair> =
             (view.bn_stats.iter()).map(|s| Pair { stats: [&s.mean, &s.var], targets: targets(s.node) }).collect();
@@ -53,11 +49,17 @@ impl GeneratorTerm for BnStats {
 
 /// Refuses a teacher without batch norms: there would be no statistics to match.
 pub(super) fn has_batch_norm(term: &str, teacher: Option<&Graph>) -> Result<()> {
-    match teacher {
-        Some(g) if g.running_statistics().is_empty() => Err(Error::network(
-            &g.name,
-            format!("has no batch normalisation, whose statistics {term} matches; use a checkpoint with unfolded BN"),
-        )),
-        _ => Ok(()),
-    }
+    let Some(graph) = teacher.filter(|g| g.running_statistics().is_empty()) else { return Ok(()) };
+    let detail = format!(
+        "matches statistics of batch norms, and {} has none (they may be folded into its convolutions). Leave --method out \
+         (the default recipe then does without them), set this weight to 0, or give --images",
+        graph.name
+    );
+    Err(Error::config(format!("{term}.weight"), detail))
+}
+
+/// Whether a batch norm's input `x` is a map, so that every sample has statistics of its own. Rows, and maps of one pixel, have
+/// them over the batch only.
+pub(super) fn has_sample_stats(x: &Var) -> bool {
+    matches!(x.shape()[..], [_, h, w, _] if h * w > 1)
 }

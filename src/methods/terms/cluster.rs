@@ -1,6 +1,6 @@
 //! ClusterQ: statistics of deep layers gather around a centre per class.
 
-use super::bn_stats::has_batch_norm;
+use super::bn_stats::{has_batch_norm, has_sample_stats};
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// `(1/(L-s)) sum_{l >= s} mean_b [MSE(mean_bl, m_{y_b,l} + e1) + MSE(var_bl, v_{y_b,l} + e2)]` over the statistics of
-/// each sample in the deep batch norms, with centres that follow correctly classified samples as moving averages, and
+/// each sample in the deep batch norms of maps, with centres that follow correctly classified samples as moving averages, and
 /// jitter `e1`, `e2` for diversity (Gao et al., ClusterQ, arXiv 2205.00179). The released code fills its centres from the
 /// running statistics, which makes the term nearly inert; this form is RECONSTRUCTED from the paper's intent, its weight,
 /// rate, jitter and first layer are the code's.
@@ -66,12 +66,17 @@ impl GeneratorTerm for Cluster {
         if self.every == 0 { fail("every", "must be at least 1") } else { Ok(()) }
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
-        let deep = first_deep(view.bn_inputs.len());
+        let maps: Vec<Var> = view.bn_inputs.iter().filter(|x| has_sample_stats(x)).cloned().collect();
+        if maps.is_empty() {
+            let detail = "clusters statistics of samples, and no batch norm of this network reads a map; set it to 0";
+            return Err(Error::config("cluster.weight", detail));
+        }
+        let deep = first_deep(maps.len());
         let labels = &view.conditions.labels;
         let classes = view.teacher.graph.classes;
         let active = view.it >= self.start;
         let mut stats = Vec::new();
-        for x in &view.bn_inputs[deep..] {
+        for x in &maps[deep..] {
             // Until then centres only gather: no gradient to compute.
             let x = if active { x.clone() } else { x.detach() };
             stats.push(sample_stats(tape, &x)?);

@@ -42,7 +42,7 @@ impl GeneratorTerm for CrossEntropy {
             not_negative("cross_entropy", key, v)?;
         }
         match teacher {
-            Some(g) if self.margin > 0.0 => g.head("cross_entropy.margin").map(|_| ()),
+            Some(g) if self.margin > 0.0 => g.linear_head("cross_entropy.margin").map(|_| ()),
             _ => Ok(()),
         }
     }
@@ -50,7 +50,7 @@ impl GeneratorTerm for CrossEntropy {
         let labels = &view.conditions.labels;
         let mut logits = view.logits.clone();
         if self.margin > 0.0 {
-            let head = view.teacher.graph.head("cross_entropy.margin")?;
+            let head = view.teacher.graph.linear_head("cross_entropy.margin")?;
             let centres = view.teacher.params.get(&head.weight)?;
             let bias = head.bias.as_ref().map(|b| view.teacher.params.get(b)).transpose()?;
             let features = view.features.clone().expect("asked for by needs");

@@ -1,4 +1,4 @@
-//! HAST's feature alignment: channel attention of every residual body in student and teacher.
+//! HAST's feature alignment: channel attention of every compared map in student and teacher.
 
 use super::{StudentTerm, StudentView, not_negative};
 use crate::autograd::{Tape, Var};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// `sum_units mean (u_S - u_T)^2`, `u` the L2-normalised vector over channels of `sum_hw f^2`, `f` the output of a residual
 /// body before it is added (HAST, Li et al., CVPR 2023, released code; weight 1000 for CIFAR-10, 2000 for CIFAR-100, 4000
-/// for ImageNet there).
+/// for ImageNet there). Ours: in a network without residual sums `f` are the maps that its blocks end in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureAlignment {
@@ -35,7 +35,7 @@ impl StudentTerm for FeatureAlignment {
         true
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        has_bodies(self.name(), teacher)?;
+        has_maps(self.name(), teacher)?;
         not_negative(self.name(), "weight", self.weight)
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
@@ -50,12 +50,12 @@ impl StudentTerm for FeatureAlignment {
     }
 }
 
-/// Refuses a teacher without residual additions: there would be no bodies to compare.
-pub(super) fn has_bodies(term: &str, teacher: Option<&Graph>) -> Result<()> {
-    match teacher {
-        Some(g) if g.residual_bodies().is_empty() => {
-            Err(Error::network(&g.name, format!("has no residual additions, whose bodies {term} compares")))
-        }
-        _ => Ok(()),
-    }
+/// Refuses a teacher with nothing to compare: neither residual additions nor blocks that end in a map.
+pub(super) fn has_maps(term: &str, teacher: Option<&Graph>) -> Result<()> {
+    let Some(graph) = teacher.filter(|g| g.compared_maps().map_or(true, |maps| maps.is_empty())) else { return Ok(()) };
+    let detail = format!(
+        "compares maps of student and teacher, but {} has no residual sums and no blocks that end in a map; set it to 0",
+        graph.name
+    );
+    Err(Error::config(format!("{term}.weight"), detail))
 }

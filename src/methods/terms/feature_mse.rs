@@ -1,6 +1,6 @@
-//! Squared distance of the residual bodies.
+//! Squared distance of the compared maps.
 
-use super::feature_alignment::has_bodies;
+use super::feature_alignment::has_maps;
 use super::{StudentTerm, StudentView, not_negative};
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// `sum_k MSE(f_k^S, f_k^T)` over the outputs of all residual bodies before they are added, means over all elements. PLF
 /// (Fan et al., CVPR 2024), paper; which features are compared is RECONSTRUCTED. Weight there 100 for CIFAR, 4000 for
-/// ImageNet.
+/// ImageNet. Ours: in a network without residual sums the maps that its blocks end in ([`Graph::compared_maps`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureMse {
@@ -35,7 +35,7 @@ impl StudentTerm for FeatureMse {
         true
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
-        has_bodies(self.name(), teacher)?;
+        has_maps(self.name(), teacher)?;
         not_negative(self.name(), "weight", self.weight)
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {

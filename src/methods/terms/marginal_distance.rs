@@ -29,8 +29,8 @@ impl Default for MarginalDistance {
 impl MarginalDistance {
     /// Takes finished `images` of classes `labels` into the means that later batches are compared with.
     pub fn remember(memory: &mut Memory, teacher: &mut Network, images: &Tensor, labels: &Tensor) -> Result<()> {
-        let head = teacher.graph.head("marginal_distance")?;
-        let taps = Taps { bn_stats: false, nodes: vec![head.features] };
+        let features = teacher.graph.last_features("marginal_distance")?;
+        let taps = Taps { bn_stats: false, nodes: vec![features] };
         let mut tape = Tape::inference(&teacher.device());
         let out = teacher.forward(&mut tape, &[Var::constant(images.clone())], Forward::eval(), &taps)?;
         let features = &out.taps[0].value;
@@ -60,7 +60,7 @@ impl GeneratorTerm for MarginalDistance {
             let detail = format!("{} is below marginal_distance.lower, {}", self.upper, self.lower);
             return Err(Error::config("marginal_distance.upper", detail));
         }
-        teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
+        teacher.map_or(Ok(()), |g| g.last_features(self.name()).map(|_| ()))
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let features = view.features.clone().expect("asked for by needs");

@@ -160,7 +160,7 @@ pub struct StudentView<'a> {
     pub labels: &'a Var,
     /// The teacher's, `[n classes]`.
     pub teacher_logits: &'a Tensor,
-    /// Outputs of the residual bodies `[n h w c]`, if a term needs them; the teacher's in the same order.
+    /// The maps `[n h w c]` of [`Graph::compared_maps`], if a term needs them; the teacher's in the same order.
     pub bodies: Vec<Var>,
     pub teacher_bodies: &'a [Tensor],
     /// If a term needs them.

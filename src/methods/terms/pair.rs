@@ -67,7 +67,12 @@ impl GeneratorTerm for Pair {
         if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
             return Err(Error::config("pair.epsilon", format!("{} must be positive", self.epsilon)));
         }
-        teacher.map_or(Ok(()), |g| g.head(self.name()).map(|_| ()))
+        match (self.on, teacher) {
+            (PairSource::Features, Some(g)) => g.last_features("pair.on = \"features\"").map(|_| ()),
+            (PairSource::Attention, _) => AttentionName::Activation.check(self.name(), teacher),
+            (PairSource::GradCam, Some(g)) => g.pooled_head("pair.on = \"grad_cam\"").map(|_| ()),
+            (_, None) => Ok(()),
+        }
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let wanted = |v: &Option<Var>| v.clone().expect("asked for by needs");

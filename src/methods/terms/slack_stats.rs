@@ -1,6 +1,6 @@
 //! DSG's slack distribution alignment: batch-norm statistics may differ within a margin.
 
-use super::bn_stats::has_batch_norm;
+use super::bn_stats::{has_batch_norm, has_sample_stats};
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Graph, Network, Taps};
@@ -70,10 +70,10 @@ impl SlackStats {
         (self.enhance || self.per_sample) && self.form == SlackFormName::Hinge
     }
 
-    /// Statistics of all batch-norm inputs: per sample `[n c]` or of the batch `[c]`.
+    /// Computes the statistics of all batch-norm inputs: per sample `[n c]` or of the batch `[c]`. Rows have only the latter.
     fn stats(&self, tape: &mut Tape, inputs: &[Var]) -> Result<Vec<(Var, Var)>> {
-        let per_sample = self.per_sample();
-        inputs.iter().map(|x| if per_sample { sample_stats(tape, x) } else { channel_stats(tape, x) }).collect()
+        let per_sample = |x: &Var| self.per_sample() && has_sample_stats(x);
+        inputs.iter().map(|x| if per_sample(x) { sample_stats(tape, x) } else { channel_stats(tape, x) }).collect()
     }
 
     /// The margins of every layer, from one batch of Gaussian images through the teacher.
@@ -143,7 +143,7 @@ impl GeneratorTerm for SlackStats {
                 spec.reduction = ChannelReduction::Sum;
                 spec.form = SlackForm::Released { doubled: Some(l) };
                 slack_stats_loss(tape, mean, var, target_mean, target_var, spec)?
-            } else if self.per_sample() {
+            } else if mean.shape().len() == 2 {
                 let device = mean.value.device();
                 let weights =
                     if self.enhance { Some(sample_weights(&device, mean.shape()[0], l, layers)?) } else { None };

@@ -3,8 +3,13 @@
 use super::Outcome;
 use super::window::Window;
 use crate::graph::NodeKind;
+use crate::graph::nodes::{
+    Add, AvgPool, BatchNorm, Concat, Conv2d, Conv2dDepthwise, GlobalAvgPool, GlobalMaxPool, Linear, MaxPool, Mul,
+    Reshape, ShortcutA,
+};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::Conv2dParams;
+use crate::ops::pool::PoolParams;
 
 /// A function of each element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,25 +47,17 @@ fn not_yet<T>(what: &str) -> Outcome<T> {
     Err(format!("{what} is not supported yet"))
 }
 
-/// One number for both axes and all sides, as far as the node kinds have it.
-fn square(w: &Window, pooling: bool) -> Outcome<(usize, usize, usize)> {
-    if w.stride[0] != w.stride[1] || w.dilation[0] != w.dilation[1] || w.pad != [w.pad[0]; 4] || w.ceil {
-        return not_yet("a window with different strides or paddings, or one that reaches over the edge,");
-    }
-    if pooling && (w.kernel[0] != w.kernel[1] || 2 * w.pad[0] > w.kernel[0]) {
-        return not_yet("pooling in a window that is not square, or padded by more than half of it,");
-    }
-    Ok((w.stride[0], w.pad[0], w.dilation[0]))
+fn conv_params(w: &Window) -> Conv2dParams {
+    Conv2dParams::default().strides(w.stride).pads(w.pad).dilations(w.dilation)
 }
 
-fn conv_params(w: &Window) -> Outcome<Conv2dParams> {
-    let (stride, pad, dilation) = square(w, false)?;
-    Ok(Conv2dParams { dilation, ..Conv2dParams::new(stride, pad) })
+fn pool_params(w: &Window, count_pad: bool) -> PoolParams {
+    PoolParams { kernel: w.kernel, stride: w.stride, pad: w.pad, ceil: w.ceil, count_pad }
 }
 
 /// Convolution, weight `k r s c`.
 pub fn conv(weight: String, bias: Option<String>, w: &Window) -> Outcome<NodeKind> {
-    Ok(NodeKind::Conv2d { weight, bias, params: conv_params(w)?, quant: None })
+    Ok(Conv2d { weight, bias, params: conv_params(w), quant: None }.into())
 }
 
 /// Convolution in `groups`, weight `k r s c/groups`.
@@ -71,21 +68,21 @@ pub fn grouped(weight: String, bias: Option<String>, groups: usize, w: &Window) 
 
 /// One filter per channel, weight `c r s 1`.
 pub fn depthwise(weight: String, bias: Option<String>, w: &Window) -> Outcome<NodeKind> {
-    Ok(NodeKind::Conv2dDepthwise { weight, bias, params: conv_params(w)?, quant: None })
+    Ok(Conv2dDepthwise { weight, bias, params: conv_params(w), quant: None }.into())
 }
 
 /// Normalization of maps or rows with running statistics `mean` and `var`.
 pub fn batch_norm(gamma: String, beta: String, mean: String, var: String, eps: f32) -> Outcome<NodeKind> {
-    Ok(NodeKind::BatchNorm { gamma: Some(gamma), beta: Some(beta), mean, var, eps })
+    Ok(BatchNorm { gamma: Some(gamma), beta: Some(beta), mean, var, eps }.into())
 }
 
 /// Matrix product of rows, weight `k c`.
 pub fn linear(weight: String, bias: Option<String>) -> Outcome<NodeKind> {
-    Ok(NodeKind::Linear { weight, bias, quant: None })
+    Ok(Linear { weight, bias, quant: None }.into())
 }
 
 pub fn activation(f: Function) -> Outcome<NodeKind> {
-    Ok(NodeKind::Activation(match f {
+    let function = match f {
         Function::Relu => Activation::Relu,
         Function::LeakyRelu(slope) => Activation::LeakyRelu(slope),
         Function::Tanh => Activation::Tanh,
@@ -99,7 +96,8 @@ pub fn activation(f: Function) -> Outcome<NodeKind> {
         Function::Gelu { .. } => return not_yet("Gelu"),
         Function::Mish => return not_yet("Mish"),
         Function::Softplus => return not_yet("Softplus"),
-    }))
+    };
+    Ok(function.into())
 }
 
 /// `x > 0 ? x : slope x`, slope `c`.
@@ -110,14 +108,14 @@ pub fn prelu(slope: String) -> Outcome<NodeKind> {
 
 /// Sum of two values of one shape.
 pub fn add() -> Outcome<NodeKind> {
-    Ok(NodeKind::Add)
+    Ok(Add {}.into())
 }
 pub fn sub() -> Outcome<NodeKind> {
     not_yet("a difference of two activations")
 }
 /// Product of two values of one shape.
 pub fn mul() -> Outcome<NodeKind> {
-    not_yet("a product of two activations")
+    Ok(Mul {}.into())
 }
 pub fn div() -> Outcome<NodeKind> {
     not_yet("a quotient of two activations")
@@ -141,30 +139,27 @@ pub fn gather_channels(index: Vec<usize>) -> Outcome<NodeKind> {
 
 /// Channels of all inputs side by side.
 pub fn concat() -> Outcome<NodeKind> {
-    Ok(NodeKind::Concat)
+    Ok(Concat {}.into())
 }
 
+/// Padding counts as the lowest number.
 pub fn max_pool(w: &Window) -> Outcome<NodeKind> {
-    let (stride, pad, _) = square(w, true)?;
-    Ok(NodeKind::MaxPool { k: w.kernel[0], stride, pad })
+    Ok(MaxPool { params: pool_params(w, true) }.into())
 }
 
 /// `count`: whether padding counts as zeros.
 pub fn avg_pool(w: &Window, count: bool) -> Outcome<NodeKind> {
-    let (stride, pad, _) = square(w, true)?;
-    if pad > 0 && !count {
-        return not_yet("an average that does not count its padding");
-    }
-    Ok(NodeKind::AvgPool { k: w.kernel[0], stride, pad })
+    // Without padding both are the same; the plain form is the one that all devices have.
+    Ok(AvgPool { params: pool_params(w, count || w.pad == [0; 4]) }.into())
 }
 
 /// Average over height and width, `n c`.
 pub fn global_avg() -> Outcome<NodeKind> {
-    Ok(NodeKind::GlobalAvgPool)
+    Ok(GlobalAvgPool {}.into())
 }
 /// Largest value over height and width, `n c`.
 pub fn global_max() -> Outcome<NodeKind> {
-    not_yet("GlobalMaxPool")
+    Ok(GlobalMaxPool {}.into())
 }
 
 pub fn resize(r: Resizing) -> Outcome<NodeKind> {
@@ -179,12 +174,12 @@ pub fn lrn(size: usize, alpha: f32, beta: f32, bias: f32) -> Outcome<NodeKind> {
 
 /// Every `stride`-th pixel; `(c_out - c) / 2` channels of zeros in front, the others behind.
 pub fn shortcut_a(stride: usize, c_out: usize) -> Outcome<NodeKind> {
-    Ok(NodeKind::ShortcutA { stride, c_out })
+    Ok(ShortcutA { stride, c_out }.into())
 }
 
 /// Another shape of each sample.
 pub fn reshape(shape: Vec<usize>) -> Outcome<NodeKind> {
-    Ok(NodeKind::Reshape { shape })
+    Ok(Reshape { shape }.into())
 }
 
 /// Parameters of a node that a per-channel product and sum behind it can be taken into.
@@ -199,10 +194,12 @@ pub enum Absorbs<'a> {
 
 pub fn absorbs(kind: &mut NodeKind) -> Option<Absorbs<'_>> {
     match kind {
-        NodeKind::Conv2d { weight, bias, .. }
-        | NodeKind::Conv2dDepthwise { weight, bias, .. }
-        | NodeKind::Linear { weight, bias, .. } => Some(Absorbs::Layer { weight, bias }),
-        NodeKind::BatchNorm { gamma: Some(gamma), beta: Some(beta), .. } => Some(Absorbs::Norm { gamma, beta }),
+        NodeKind::Conv2d(Conv2d { weight, bias, .. })
+        | NodeKind::Conv2dDepthwise(Conv2dDepthwise { weight, bias, .. })
+        | NodeKind::Linear(Linear { weight, bias, .. }) => Some(Absorbs::Layer { weight, bias }),
+        NodeKind::BatchNorm(BatchNorm { gamma: Some(gamma), beta: Some(beta), .. }) => {
+            Some(Absorbs::Norm { gamma, beta })
+        }
         _ => None,
     }
 }
@@ -211,15 +208,16 @@ pub fn absorbs(kind: &mut NodeKind) -> Option<Absorbs<'_>> {
 pub fn nonnegative(kind: &NodeKind, inputs: &[bool]) -> bool {
     let all = !inputs.is_empty() && inputs.iter().all(|i| *i);
     match kind {
-        NodeKind::Activation(f) => matches!(f, Activation::Relu | Activation::Relu6) || all,
-        NodeKind::Add
-        | NodeKind::Mul
-        | NodeKind::Concat
-        | NodeKind::ShortcutA { .. }
-        | NodeKind::GlobalAvgPool
-        | NodeKind::MaxPool { .. }
-        | NodeKind::AvgPool { .. }
-        | NodeKind::Reshape { .. } => all,
+        NodeKind::Activate(a) => matches!(a.function, Activation::Relu | Activation::Relu6) || all,
+        NodeKind::Add(_)
+        | NodeKind::Mul(_)
+        | NodeKind::Concat(_)
+        | NodeKind::ShortcutA(_)
+        | NodeKind::GlobalAvgPool(_)
+        | NodeKind::GlobalMaxPool(_)
+        | NodeKind::MaxPool(_)
+        | NodeKind::AvgPool(_)
+        | NodeKind::Reshape(_) => all,
         _ => false,
     }
 }

@@ -43,7 +43,8 @@ impl Build<'_> {
         let of = |rank: usize, i: usize| -> Outcome<usize> {
             match attributes.ints("axes") {
                 Some(list) => axis(*list.get(i).ok_or("has more numbers than axes")?, rank),
-                None => Ok(i),
+                None if i < rank => Ok(i),
+                None => Err("has more numbers than dimensions".into()),
             }
         };
         let own = x.layout.sizes();

@@ -39,7 +39,7 @@ const WGRAD_CODES: HaloKernels = kernels!("wgrad_codes");
 impl Halo {
     /// `operands` are what the kernel reads four floats of at once.
     pub fn of(g: &Geometry, math: Math, operands: [&Tensor; 2]) -> Option<Self> {
-        let window = (g.r, g.s, g.stride, g.pad, g.dilation) == (3, 3, 1, 1, 1);
+        let window = (g.r, g.s, g.stride, g.pad, g.dilation) == (3, 3, [1; 2], [1; 4], [1; 2]);
         let first = match math {
             Math::F32 => return None,
             Math::Tf32 => 0,

@@ -2,6 +2,7 @@
 //!
 //! `y[n,p,q,k] = bias[k] + sum_{r,s,c} x[n, p*stride + r*dilation - pad, q*stride + s*dilation - pad, c] * w[k,r,s,c]`
 //!
+//! Stride, padding and dilation have one value per axis, padding one per side.
 //! `dx` is the transposed sum, `dw` the sum over `n,p,q` of `dy * x`, `dbias` the sum of `dy`.
 //!
 //! `plain.rs` is the definition, generic over f32 and f64 (the oracle). `cpu*.rs` is the f32 CPU path for dilation 1:
@@ -22,6 +23,7 @@ mod rule;
 mod stages;
 
 pub use cases::cases;
+pub(crate) use cases::windows;
 pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
 pub(crate) use gpu::{Convolution, convolve, convolve_any, convolve_many};
 pub(crate) use stages::StageKernels;
@@ -35,7 +37,7 @@ use crate::tensor::{DType, Shape, Tensor};
 use rule::{Conv2d, UpsampleConv2d};
 
 /// Convolution of `x[n h w c]` with filters `w[k r s c]`, plus `bias[k]`: `y[n p q k]`,
-/// `p = (h + 2 pad - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w` and `s`.
+/// `p = (h + top + bottom - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w`, `s`, left and right.
 ///
 /// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w` and `bias`. On the CPU `p.math` is ignored.
 /// Errors on ranks, channels or bias length that do not match, zero stride or dilation, or a filter larger than the
@@ -101,7 +103,7 @@ fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
 
 /// Whether the blocked f32 path takes this convolution.
 pub(crate) fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
-    x.dtype() == DType::F32 && p.dilation == 1
+    x.dtype() == DType::F32 && p.dilation == [1; 2]
 }
 
 /// Writes `y[n p q k]`. Shapes already checked, here and below.

@@ -74,7 +74,7 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
         let (y, codes) = conv_block(t, [x, w], with.bias.then_some(&v[13]), norm, p, then)?;
         Ok(vec![dequantize(t, &y, &codes)?])
     };
-    let name = format!("{label}_{:?}_x{}_w{}_s{}", with.ste, Shape::from(x), Shape::from(w), p.stride).to_lowercase();
+    let name = format!("{label}_{:?}_x{}_w{}_{p}", with.ste, Shape::from(x), Shape::from(w)).to_lowercase();
     let bytes = (g.n * g.h * g.w * g.c + g.k * g.r * g.s * g.c + g.n * g.p * g.q * g.k) as f64;
     // Two terms of dgamma may cancel, and so may those of a learned range.
     let case = Case::new(name, inputs, run).check(GradCheck::Defined).slack(4.0);

@@ -29,7 +29,7 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
         let (u, stats) = conv_stats(t, [&v[0], &v[1]], None, norm, p, after)?;
         Ok(std::iter::once(u).chain(stats.into_iter().flat_map(|(mean, var)| [mean, var])).collect())
     };
-    let name = format!("{label}_x{}_w{}_s{}", Shape::from(x), Shape::from(w), p.stride);
+    let name = format!("{label}_x{}_w{}_{p}", Shape::from(x), Shape::from(w));
     // As conv_bn_tune's; gradients of the variance are products of three such sums.
     let case = Case::new(name, inputs, run).reduction(g.reduction().max(g.n * g.p * g.q)).slack(4.0);
     case.cost(g.flops(), g.bytes())

@@ -2,6 +2,9 @@
 //! `prost` writes and reads the bytes. Fields that are not here are skipped in reading.
 
 mod count;
+mod writer;
+
+pub use writer::{Attribute, Writer};
 
 use prost::Message;
 use std::collections::HashSet;

@@ -71,6 +71,11 @@ impl Learned {
         Ok(Self { weights, activations, choices, ratios, ranges })
     }
 
+    /// Whether there is nothing to learn: a block without quantizers.
+    pub fn is_empty(&self) -> bool {
+        self.weights.is_empty() && self.activations.is_empty()
+    }
+
     /// All of it on a tape: softly rounded weights and activation ranges by name, and the rounding variables.
     pub fn on(&self, tape: &mut Tape) -> Result<(BTreeMap<String, Var>, Vec<Var>)> {
         let (mut stand_ins, mut open) = (BTreeMap::new(), Vec::new());

@@ -51,7 +51,10 @@ impl<'a> Winograd<'a> {
     /// save.
     pub fn serves(g: &Geometry) -> bool {
         let many = |channels: usize| channels >= 32 && channels.is_multiple_of(16);
-        [g.r, g.s, g.stride, g.dilation] == [3, 3, 1, 1] && g.pad <= 2 && many(g.c) && many(g.k)
+        (g.r, g.s, g.stride, g.dilation) == (3, 3, [1; 2], [1; 2])
+            && g.pad.iter().all(|p| *p <= 2)
+            && many(g.c)
+            && many(g.k)
     }
 
     /// `y = conv(x, at)` with the sizes of `g`, which [`Self::serves`].

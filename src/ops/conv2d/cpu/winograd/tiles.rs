@@ -37,9 +37,9 @@ impl Tiles<'_> {
     /// Copies the source rows of all tiles.
     pub fn window<S: Source>(&self, image: (&[S], f32), to: &mut [f32]) {
         let g = self.g;
-        let pad = g.pad as isize;
+        let [top, left, ..] = g.pad.map(|pad| pad as isize);
         let (rows, cols) = (2 * self.down() + 2, 2 * self.across() + 2);
-        window(image, [g.h, g.w, g.c], self.first as isize - pad, rows, -pad, cols, to);
+        window(image, [g.h, g.w, g.c], self.first as isize - top, rows, -left, cols, to);
     }
 }
 

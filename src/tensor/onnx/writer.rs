@@ -1,10 +1,10 @@
 //! An ONNX graph under construction: nodes, initializers and names.
 
-use crate::quant::pack_int4;
-use crate::tensor::onnx::{
+use super::{
     AttributeProto, DataType, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
+use crate::quant::pack_int4;
 use crate::{Error, Result};
 use prost::Message;
 
@@ -14,15 +14,16 @@ const IR_VERSION: i64 = 10;
 
 /// Builds a graph; values are referred to by name.
 #[derive(Default)]
-pub(super) struct Writer {
+pub struct Writer {
     graph: GraphProto,
 }
 
 /// An attribute's value.
-pub(super) enum Attribute {
+pub enum Attribute {
     Int(i64),
     Float(f32),
     Ints(Vec<i64>),
+    Text(String),
 }
 
 impl Writer {
@@ -31,6 +32,12 @@ impl Writer {
         let attribute = attributes.iter().map(|(name, value)| match value {
             Attribute::Int(i) => AttributeProto { name: name.to_string(), i: *i, r#type: 2, ..Default::default() },
             Attribute::Float(f) => AttributeProto { name: name.to_string(), f: *f, r#type: 1, ..Default::default() },
+            Attribute::Text(text) => AttributeProto {
+                name: name.to_string(),
+                s: text.clone().into_bytes(),
+                r#type: 3,
+                ..Default::default()
+            },
             Attribute::Ints(v) => {
                 AttributeProto { name: name.to_string(), ints: v.clone(), r#type: 7, ..Default::default() }
             }
