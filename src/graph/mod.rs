@@ -183,10 +183,18 @@ impl Graph {
         found.ok_or_else(|| format!("unknown parameter '{name}'"))
     }
 
+    /// Returns whether a convolution or linear layer reads node `id`, directly or behind nodes that only move codes.
+    pub fn feeds_layer(&self, id: NodeId) -> bool {
+        self.nodes.iter().enumerate().skip(id + 1).any(|(reader, n)| {
+            let layer = n.kind.layer().is_some();
+            n.inputs.first() == Some(&id) && (layer || n.kind.moves_codes() && self.feeds_layer(reader))
+        })
+    }
+
     /// Returns whether a quantized layer reads node `id`, directly or behind nodes that only move codes. Then the codes of a
     /// quantizer there are of use.
     pub fn computes_with_codes(&self, id: NodeId) -> bool {
-        self.nodes.iter().enumerate().any(|(reader, n)| {
+        self.nodes.iter().enumerate().skip(id + 1).any(|(reader, n)| {
             let quantized = n.kind.weight_bits().is_some();
             n.inputs.first() == Some(&id) && (quantized || n.kind.moves_codes() && self.computes_with_codes(reader))
         })

@@ -289,6 +289,7 @@ fn operation(kind: &NodeKind, layer: &LoweredLayer) -> (&'static str, Vec<(&'sta
     let (params, group) = match kind {
         NodeKind::Conv2d(conv) => (conv.params, 1),
         NodeKind::Conv2dDepthwise(conv) => (conv.params, layer.weight.shape[0]),
+        NodeKind::Conv2dGrouped(conv) => (conv.params, conv.groups),
         _ => return ("Gemm", vec![("transB", Attribute::Int(1))]),
     };
     let ints = |v: &[usize]| Attribute::Ints(v.iter().map(|&v| v as i64).collect());

@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::graph::nodes::NodeKind;
 use crate::graph::run::Run;
 use crate::ops::conv2d::{Conv2dParams, Geometry};
-use crate::ops::conv2d_depthwise_int;
+use crate::ops::{conv2d_depthwise_int, conv2d_grouped, conv2d_grouped_int};
 use crate::ops::integer_layer::{Branch, Finish, IntegerLayer, Steps};
 use crate::quant::Quantizer;
 use crate::tensor::{Shape, Tensor};
@@ -175,6 +175,15 @@ impl FilterStep {
         let (layer, shape) = Self::layer(at)?;
         let filter = conv2d_depthwise_int::Filter::new(at.device, &layer.weight.codes, &layer.ranges(&x))?;
         Self::boxed(at, layer, move |x, bias| filter.fprop(x, shape, bias, params))
+    }
+
+    /// Prepares the grouped layer of `at` on codes of `x`.
+    pub fn grouped(at: &Deployment, x: Quantizer, groups: usize, params: Conv2dParams) -> Result<Box<dyn Step>> {
+        let (layer, shape) = Self::layer(at)?;
+        let image = batch(1, &at.inputs[0].shape);
+        let g = conv2d_grouped::Groups::new("integer layer", image, shape.into(), groups, params)?;
+        let filter = conv2d_grouped_int::Filter::new(at.device, &layer.weight.codes, &layer.ranges(&x), g)?;
+        Self::boxed(at, layer, move |x, bias| filter.fprop(x, bias))
     }
 
     fn layer<'a>(at: &Deployment<'a>) -> Result<(&'a LoweredLayer, [usize; 4])> {

@@ -21,22 +21,21 @@ pub struct Activate {
 
 impl Kind for Activate {
     fn name(&self) -> &'static str {
-        match self.function {
-            Activation::Relu => "relu",
-            Activation::LeakyRelu(_) => "leaky_relu",
-            Activation::Tanh => "tanh",
-            Activation::Relu6 => "relu6",
-        }
+        self.function.name()
     }
     fn pointwise(&self) -> bool {
         true
     }
-    fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
-        if let Activation::LeakyRelu(slope) = self.function {
-            if !(slope.is_finite() && slope > 0.0) {
-                return Err(format!("slope {slope}; it must be finite and above 0"));
-            }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        use Activation::{Clip, HardSigmoid, Relu, Sigmoid, Softplus};
+        match self.function {
+            Relu | Sigmoid | HardSigmoid { .. } | Softplus => true,
+            Clip { low, .. } => low >= 0.0,
+            _ => inputs,
         }
+    }
+    fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
+        self.function.check()?;
         first(x)
     }
     fn run(&self, run: &mut Run, x: &[Var]) -> Result<Var> {
@@ -50,14 +49,31 @@ impl Kind for Activate {
     }
     fn onnx(&self, node: &mut OnnxNode) -> Outcome<String> {
         let x = node.inputs[0].clone();
+        let float = Attribute::Float;
         Ok(match self.function {
             Activation::Relu => node.output("Relu", &[&x], &[]),
-            Activation::LeakyRelu(slope) => node.output("LeakyRelu", &[&x], &[("alpha", Attribute::Float(slope))]),
+            Activation::LeakyRelu(slope) => node.output("LeakyRelu", &[&x], &[("alpha", float(slope))]),
             Activation::Tanh => node.output("Tanh", &[&x], &[]),
-            Activation::Relu6 => {
-                let [low, high] = [("low", 0.0), ("high", 6.0)].map(|(end, v)| node.scalar(end, v));
+            Activation::Clip { low, high } => {
+                let [low, high] = [("low", low), ("high", high)].map(|(end, v)| node.scalar(end, v));
                 node.output("Clip", &[&x, &low, &high], &[])
             }
+            Activation::Sigmoid => node.output("Sigmoid", &[&x], &[]),
+            Activation::HardSigmoid { alpha, beta } => {
+                node.output("HardSigmoid", &[&x], &[("alpha", float(alpha)), ("beta", float(beta))])
+            }
+            Activation::Silu => {
+                let gate = node.part("Sigmoid", &[&x], "sigmoid", &[]);
+                node.output("Mul", &[&x, &gate], &[])
+            }
+            Activation::HardSwish => node.output("HardSwish", &[&x], &[]),
+            Activation::Elu(alpha) => node.output("Elu", &[&x], &[("alpha", float(alpha))]),
+            Activation::Gelu { tanh } => {
+                let form = if tanh { "tanh" } else { "none" };
+                node.output("Gelu", &[&x], &[("approximate", Attribute::Text(form.into()))])
+            }
+            Activation::Mish => node.output("Mish", &[&x], &[]),
+            Activation::Softplus => node.output("Softplus", &[&x], &[]),
         })
     }
 }

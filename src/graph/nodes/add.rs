@@ -22,6 +22,9 @@ impl Kind for Add {
     fn arity(&self) -> Arity {
         Arity::Exactly(2)
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         same(x)
     }

@@ -22,6 +22,9 @@ impl Kind for AvgPool {
     fn name(&self) -> &'static str {
         "avg_pool"
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         pooled(x, &self.params)
     }

@@ -23,6 +23,9 @@ impl Kind for Concat {
     fn arity(&self) -> Arity {
         Arity::AtLeast(1)
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         let head = first(x)?;
         let Some((_, outer)) = head.split_last().filter(|(_, outer)| !outer.is_empty()) else {

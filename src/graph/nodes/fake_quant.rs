@@ -21,6 +21,9 @@ impl Kind for FakeQuant {
     fn name(&self) -> &'static str {
         "fake_quant"
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         first(x)
     }

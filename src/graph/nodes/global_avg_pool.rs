@@ -19,6 +19,9 @@ impl Kind for GlobalAvgPool {
     fn name(&self) -> &'static str {
         "global_avg_pool"
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         let [n, _, _, c] = image(x)?;
         Ok([n, c].into())

@@ -22,6 +22,9 @@ impl Kind for GlobalMaxPool {
     fn moves_codes(&self) -> bool {
         true
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         let [n, _, _, c] = image(x)?;
         Ok([n, c].into())

@@ -25,6 +25,9 @@ impl Kind for MaxPool {
     fn moves_codes(&self) -> bool {
         true
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         pooled(x, &self.params)
     }

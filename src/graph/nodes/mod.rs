@@ -1,26 +1,7 @@
 //! Node kinds: one file each, with everything that the program knows of the kind. A new kind is its op, its file here, one line
 //! in [`nodes`], and a row of the importer.
 
-mod activation;
-mod add;
-mod avg_pool;
-mod batch_norm;
-mod concat;
-mod conv2d;
-mod conv2d_depthwise;
-mod conv_bn;
-mod embedding;
 mod extent;
-mod fake_quant;
-mod global_avg_pool;
-mod global_max_pool;
-mod input;
-mod linear;
-mod max_pool;
-mod mul;
-mod reshape;
-mod shortcut_a;
-mod upsample_conv2d;
 
 pub use extent::{MAX_SIZE, MAX_VALUE, Outcome};
 
@@ -35,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! nodes {
     ($($module:ident: $Kind:ident),* $(,)?) => {
+        $(mod $module;)*
         $(pub use $module::$Kind;)*
 
         /// What a node computes. In files `op` names the kind, in snake case, beside the kind's own fields.
@@ -64,25 +46,34 @@ macro_rules! nodes {
 }
 
 nodes! {
-    input: Input,
-    conv2d: Conv2d,
-    conv_bn: ConvBn,
-    conv2d_depthwise: Conv2dDepthwise,
-    upsample_conv2d: UpsampleConv2d,
-    batch_norm: BatchNorm,
     activation: Activate,
     add: Add,
-    mul: Mul,
+    avg_pool: AvgPool,
+    batch_norm: BatchNorm,
+    channel_affine: ChannelAffine,
     concat: Concat,
-    shortcut_a: ShortcutA,
+    conv2d: Conv2d,
+    conv2d_depthwise: Conv2dDepthwise,
+    conv2d_grouped: Conv2dGrouped,
+    conv_bn: ConvBn,
+    div: Div,
+    embedding: Embedding,
+    fake_quant: FakeQuant,
+    gate: Gate,
+    gather_channels: GatherChannels,
     global_avg_pool: GlobalAvgPool,
     global_max_pool: GlobalMaxPool,
-    max_pool: MaxPool,
-    avg_pool: AvgPool,
+    input: Input,
     linear: Linear,
-    embedding: Embedding,
+    lrn: Lrn,
+    max_pool: MaxPool,
+    mul: Mul,
+    prelu: PRelu,
     reshape: Reshape,
-    fake_quant: FakeQuant,
+    resize: Resize,
+    shortcut_a: ShortcutA,
+    sub: Sub,
+    upsample_conv2d: UpsampleConv2d,
 }
 
 impl From<Activation> for NodeKind {
@@ -158,6 +149,11 @@ pub trait Kind {
         false
     }
 
+    /// Returns whether no output is below 0, given whether that holds for all inputs.
+    fn nonnegative(&self, _inputs: bool) -> bool {
+        false
+    }
+
     /// Returns the output's shape, batch first, of inputs `x`; `n` is the batch. Errors say what does not fit. Sizes are
     /// not trusted: they may come from a file.
     fn shape(&self, graph: &Graph, n: usize, x: &[Shape]) -> Outcome<Shape>;
@@ -203,6 +199,10 @@ impl NodeKind {
     /// See [`Kind::pointwise`].
     pub fn pointwise(&self) -> bool {
         self.rules().pointwise()
+    }
+    /// See [`Kind::nonnegative`].
+    pub fn nonnegative(&self, inputs: bool) -> bool {
+        self.rules().nonnegative(inputs)
     }
     /// See [`Kind::set_quant`].
     pub fn set_quant(&mut self, quant: Option<WeightQuant>) {

@@ -21,6 +21,9 @@ impl Kind for Mul {
     fn arity(&self) -> Arity {
         Arity::Exactly(2)
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         super::add::same(x)
     }

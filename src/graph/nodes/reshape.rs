@@ -25,6 +25,9 @@ impl Kind for Reshape {
     fn moves_codes(&self) -> bool {
         true
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         let x = first(x)?;
         let elements = self.shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d));

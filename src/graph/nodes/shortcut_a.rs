@@ -39,6 +39,9 @@ impl Kind for ShortcutA {
     fn name(&self) -> &'static str {
         "shortcut"
     }
+    fn nonnegative(&self, inputs: bool) -> bool {
+        inputs
+    }
     fn shape(&self, _: &Graph, _: usize, x: &[Shape]) -> Outcome<Shape> {
         let [n, h, w, c] = image(x)?;
         bounded(&[self.stride, self.c_out])?;

@@ -406,7 +406,7 @@ impl<'a> Build<'a> {
             moved[id] = self.graph.nodes.len();
             self.graph.nodes.push(node);
         }
-        if !matches!(self.graph.nodes[0].kind, NodeKind::Input(_)) {
+        if !self.graph.is_input(0) {
             return Err("the output does not depend on the input".into());
         }
         let used: HashSet<&String> = self.graph.nodes.iter().flat_map(|n| n.kind.tensors()).collect();

@@ -4,29 +4,14 @@ use super::Outcome;
 use super::window::Window;
 use crate::graph::NodeKind;
 use crate::graph::nodes::{
-    Add, AvgPool, BatchNorm, Concat, Conv2d, Conv2dDepthwise, GlobalAvgPool, GlobalMaxPool, Linear, MaxPool, Mul,
-    Reshape, ShortcutA,
+    Activate, Add, AvgPool, BatchNorm, ChannelAffine, Concat, Conv2d, Conv2dDepthwise, Conv2dGrouped, Div, Gate,
+    GatherChannels, GlobalAvgPool, GlobalMaxPool, Linear, Lrn, MaxPool, Mul, PRelu, Reshape, Resize, ShortcutA, Sub,
 };
-use crate::ops::activation::Activation;
+pub use crate::ops::activation::Activation as Function;
 use crate::ops::conv2d::Conv2dParams;
+use crate::ops::lrn::LrnParams;
 use crate::ops::pool::PoolParams;
-
-/// A function of each element.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Function {
-    Relu,
-    LeakyRelu(f32),
-    Tanh,
-    Clip { low: f32, high: f32 },
-    Sigmoid,
-    HardSigmoid { alpha: f32, beta: f32 },
-    Silu,
-    HardSwish,
-    Elu(f32),
-    Gelu { tanh: bool },
-    Mish,
-    Softplus,
-}
+use crate::ops::resize::{Coordinates, ResizeMode, ResizeParams, Rounding};
 
 /// Resizing of height and width, as ONNX's `Resize` describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,16 +28,8 @@ pub struct Resizing {
     pub nearest: String,
 }
 
-fn not_yet<T>(what: &str) -> Outcome<T> {
-    Err(format!("{what} is not supported yet"))
-}
-
 fn conv_params(w: &Window) -> Conv2dParams {
     Conv2dParams::default().strides(w.stride).pads(w.pad).dilations(w.dilation)
-}
-
-fn pool_params(w: &Window, count_pad: bool) -> PoolParams {
-    PoolParams { kernel: w.kernel, stride: w.stride, pad: w.pad, ceil: w.ceil, count_pad }
 }
 
 /// Convolution, weight `k r s c`.
@@ -62,8 +39,7 @@ pub fn conv(weight: String, bias: Option<String>, w: &Window) -> Outcome<NodeKin
 
 /// Convolution in `groups`, weight `k r s c/groups`.
 pub fn grouped(weight: String, bias: Option<String>, groups: usize, w: &Window) -> Outcome<NodeKind> {
-    let _ = (weight, bias, w);
-    not_yet(&format!("a convolution in {groups} groups"))
+    Ok(Conv2dGrouped { weight, bias, groups, params: conv_params(w), quant: None }.into())
 }
 
 /// One filter per channel, weight `c r s 1`.
@@ -81,60 +57,50 @@ pub fn linear(weight: String, bias: Option<String>) -> Outcome<NodeKind> {
     Ok(Linear { weight, bias, quant: None }.into())
 }
 
-pub fn activation(f: Function) -> Outcome<NodeKind> {
-    let function = match f {
-        Function::Relu => Activation::Relu,
-        Function::LeakyRelu(slope) => Activation::LeakyRelu(slope),
-        Function::Tanh => Activation::Tanh,
-        Function::Clip { low: 0.0, high: 6.0 } => Activation::Relu6,
-        Function::Clip { low, high } => return not_yet(&format!("a clip to {low} .. {high}")),
-        Function::Sigmoid => return not_yet("Sigmoid"),
-        Function::HardSigmoid { .. } => return not_yet("HardSigmoid"),
-        Function::Silu => return not_yet("SiLU"),
-        Function::HardSwish => return not_yet("HardSwish"),
-        Function::Elu(_) => return not_yet("Elu"),
-        Function::Gelu { .. } => return not_yet("Gelu"),
-        Function::Mish => return not_yet("Mish"),
-        Function::Softplus => return not_yet("Softplus"),
-    };
-    Ok(function.into())
+/// A function of each element. Errors if its numbers do not make one that has a gradient.
+pub fn activation(function: Function) -> Outcome<NodeKind> {
+    function.check()?;
+    Ok(Activate { function }.into())
 }
 
-/// `x > 0 ? x : slope x`, slope `c`.
+/// `x > 0 ? x : slope x`, slope `c` or 1.
 pub fn prelu(slope: String) -> Outcome<NodeKind> {
-    let _ = slope;
-    not_yet("PRelu")
+    Ok(PRelu { slope }.into())
 }
 
 /// Sum of two values of one shape.
 pub fn add() -> Outcome<NodeKind> {
     Ok(Add {}.into())
 }
+
+/// Difference of two values of one shape.
 pub fn sub() -> Outcome<NodeKind> {
-    not_yet("a difference of two activations")
+    Ok(Sub {}.into())
 }
+
 /// Product of two values of one shape.
 pub fn mul() -> Outcome<NodeKind> {
     Ok(Mul {}.into())
 }
+
+/// Quotient of two values of one shape.
 pub fn div() -> Outcome<NodeKind> {
-    not_yet("a quotient of two activations")
+    Ok(Div {}.into())
 }
 
 /// Product of a map `n h w c` and one number per image and channel, `n c`.
 pub fn gate() -> Outcome<NodeKind> {
-    not_yet("a map times one number per channel (squeeze and excitation)")
+    Ok(Gate {}.into())
 }
 
 /// `x * scale + shift` per channel, `c` each.
 pub fn channel_affine(scale: Option<String>, shift: Option<String>) -> Outcome<NodeKind> {
-    let _ = (scale, shift);
-    not_yet("a constant per channel that no layer can take in")
+    Ok(ChannelAffine { scale, shift }.into())
 }
 
 /// Channel `index[j]` as channel `j`.
 pub fn gather_channels(index: Vec<usize>) -> Outcome<NodeKind> {
-    not_yet(&format!("a choice of {} channels", index.len()))
+    Ok(GatherChannels { index }.into())
 }
 
 /// Channels of all inputs side by side.
@@ -142,34 +108,61 @@ pub fn concat() -> Outcome<NodeKind> {
     Ok(Concat {}.into())
 }
 
-/// Padding counts as the lowest number.
-pub fn max_pool(w: &Window) -> Outcome<NodeKind> {
-    Ok(MaxPool { params: pool_params(w, true) }.into())
+fn pool_params(w: &Window, count_pad: bool) -> Outcome<PoolParams> {
+    if w.dilation != [1; 2] {
+        return Err(format!(
+            "dilations {} and {} of a pooling window are not supported, only 1",
+            w.dilation[0], w.dilation[1]
+        ));
+    }
+    Ok(PoolParams { kernel: w.kernel, stride: w.stride, pad: w.pad, ceil: w.ceil, count_pad })
 }
 
-/// `count`: whether padding counts as zeros.
+/// Maximum over windows.
+pub fn max_pool(w: &Window) -> Outcome<NodeKind> {
+    Ok(MaxPool { params: pool_params(w, false)? }.into())
+}
+
+/// Average over windows; `count` says whether padding counts as zeros.
 pub fn avg_pool(w: &Window, count: bool) -> Outcome<NodeKind> {
-    // Without padding both are the same; the plain form is the one that all devices have.
-    Ok(AvgPool { params: pool_params(w, count || w.pad == [0; 4]) }.into())
+    Ok(AvgPool { params: pool_params(w, count)? }.into())
 }
 
 /// Average over height and width, `n c`.
 pub fn global_avg() -> Outcome<NodeKind> {
     Ok(GlobalAvgPool {}.into())
 }
+
 /// Largest value over height and width, `n c`.
 pub fn global_max() -> Outcome<NodeKind> {
     Ok(GlobalMaxPool {}.into())
 }
 
+/// Another height and width. Errors on coordinates or roundings that are not known.
 pub fn resize(r: Resizing) -> Outcome<NodeKind> {
-    not_yet(&format!("resizing to {:?}", r.size))
+    let coordinates = match &r.coordinates[..] {
+        "half_pixel" => Coordinates::HalfPixel,
+        "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+        "align_corners" => Coordinates::AlignCorners,
+        "asymmetric" => Coordinates::Asymmetric,
+        other => return Err(format!("coordinate_transformation_mode = {other} is not supported")),
+    };
+    let rounding = match &r.nearest[..] {
+        "round_prefer_floor" => Rounding::RoundPreferFloor,
+        "round_prefer_ceil" => Rounding::RoundPreferCeil,
+        "floor" => Rounding::Floor,
+        "ceil" => Rounding::Ceil,
+        other => return Err(format!("nearest_mode = {other} is not supported")),
+    };
+    let mode = if r.linear { ResizeMode::Linear } else { ResizeMode::Nearest(rounding) };
+    Ok(Resize { params: ResizeParams { size: r.size, mode, coordinates, scales: r.scale } }.into())
 }
 
 /// Local response normalization over `size` channels.
 pub fn lrn(size: usize, alpha: f32, beta: f32, bias: f32) -> Outcome<NodeKind> {
-    let _ = (size, alpha, beta, bias);
-    not_yet("LRN")
+    let params = LrnParams { size, alpha, beta, bias };
+    params.check()?;
+    Ok(Lrn { params }.into())
 }
 
 /// Every `stride`-th pixel; `(c_out - c) / 2` channels of zeros in front, the others behind.
@@ -182,7 +175,7 @@ pub fn reshape(shape: Vec<usize>) -> Outcome<NodeKind> {
     Ok(Reshape { shape }.into())
 }
 
-/// Parameters of a node that a per-channel product and sum behind it can be taken into.
+/// Parameters of a node that a per-channel product and sum behind it can be folded into.
 pub enum Absorbs<'a> {
     /// A layer: its rows are scaled, its bias is scaled and shifted.
     Layer { weight: &'a str, bias: &'a mut Option<String> },
@@ -192,32 +185,22 @@ pub enum Absorbs<'a> {
     Affine { scale: &'a mut Option<String>, shift: &'a mut Option<String> },
 }
 
+/// Returns the parameters of `kind` that take a per-channel product and sum, if it has some.
 pub fn absorbs(kind: &mut NodeKind) -> Option<Absorbs<'_>> {
     match kind {
         NodeKind::Conv2d(Conv2d { weight, bias, .. })
         | NodeKind::Conv2dDepthwise(Conv2dDepthwise { weight, bias, .. })
+        | NodeKind::Conv2dGrouped(Conv2dGrouped { weight, bias, .. })
         | NodeKind::Linear(Linear { weight, bias, .. }) => Some(Absorbs::Layer { weight, bias }),
         NodeKind::BatchNorm(BatchNorm { gamma: Some(gamma), beta: Some(beta), .. }) => {
             Some(Absorbs::Norm { gamma, beta })
         }
+        NodeKind::ChannelAffine(ChannelAffine { scale, shift }) => Some(Absorbs::Affine { scale, shift }),
         _ => None,
     }
 }
 
-/// Whether the outputs of a node are never below 0, given of each input whether it is so.
+/// Returns whether the outputs of a node are never below 0, given the same of each input.
 pub fn nonnegative(kind: &NodeKind, inputs: &[bool]) -> bool {
-    let all = !inputs.is_empty() && inputs.iter().all(|i| *i);
-    match kind {
-        NodeKind::Activate(a) => matches!(a.function, Activation::Relu | Activation::Relu6) || all,
-        NodeKind::Add(_)
-        | NodeKind::Mul(_)
-        | NodeKind::Concat(_)
-        | NodeKind::ShortcutA(_)
-        | NodeKind::GlobalAvgPool(_)
-        | NodeKind::GlobalMaxPool(_)
-        | NodeKind::MaxPool(_)
-        | NodeKind::AvgPool(_)
-        | NodeKind::Reshape(_) => all,
-        _ => false,
-    }
+    kind.nonnegative(!inputs.is_empty() && inputs.iter().all(|i| *i))
 }

@@ -26,7 +26,7 @@ impl Build<'_> {
             if upsample || self.opset < 11 { ["asymmetric", "floor"] } else { ["half_pixel", "round_prefer_floor"] };
         let coordinates = attributes.text("coordinate_transformation_mode", defaults[0]).into_owned();
         let nearest = attributes.text("nearest_mode", defaults[1]).into_owned();
-        let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"];
+        let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"];
         if !known.contains(&&coordinates[..]) {
             return Err(format!("coordinate_transformation_mode = {coordinates} is not supported"));
         }

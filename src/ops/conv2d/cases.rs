@@ -80,7 +80,13 @@ fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
         case("row", [1, 5, 9, 8], [12, 1, 7], p(1, 0).pads([0, 3, 0, 3]), false),
         case("halo16_uneven", [1, 5, 6, 16], [16, 3, 3], p(1, 0).pads([0, 1, 2, 1]), true),
         case("stages_uneven", [1, 6, 9, 64], [64, 3, 2], p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]), true),
-        case("stages_all", [1, 8, 9, 64], [64, 3, 2], p(1, 0).strides([2, 3]).pads([3, 0, 1, 2]).dilations([3, 1]), false),
+        case(
+            "stages_all",
+            [1, 8, 9, 64],
+            [64, 3, 2],
+            p(1, 0).strides([2, 3]).pads([3, 0, 1, 2]).dilations([3, 1]),
+            false,
+        ),
     ]
     // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
     // does not grow with its length as the tolerance does.

@@ -10,8 +10,8 @@
 //! The order of every sum depends on the shapes alone: results do not depend on the number of threads.
 
 mod upsample;
-mod winograd;
 mod window;
+mod winograd;
 
 use super::Geometry;
 use super::cpu_kernel::{Band, Isa, Outer, band, outer};
@@ -198,7 +198,12 @@ fn transpose(
 
 /// `[k][row]`: the sum over `n` images of what `add(images, channels, sum)` adds to `sum[channels][row]`. About 16 jobs of
 /// images by output channels, whatever the number of threads; few parts where filters are large.
-fn over_images(n: usize, k: usize, row: usize, add: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+fn over_images(
+    n: usize,
+    k: usize,
+    row: usize,
+    add: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let slice = k.min(32);
     let slices = k.div_ceil(slice);
     let images = n.div_ceil(16usize.div_ceil(slices));

@@ -84,7 +84,10 @@ impl Halo {
             .val(Shape::new(&self.geometry)?)
             .ptr(x.address())
             .ptr(w.address());
-        to(launch, blocks as usize)?.val(tiles as i32).flops(self.geometry.flops()).run(x.gpu().expect("called for GPU tensors"))
+        to(launch, blocks as usize)?
+            .val(tiles as i32)
+            .flops(self.geometry.flops())
+            .run(x.gpu().expect("called for GPU tensors"))
     }
 
     /// Tiles of a filter gradient, and blocks that walk over them, each with a copy of it.

@@ -20,15 +20,17 @@ mod launch;
 mod params;
 mod plain;
 mod rule;
+mod slices;
 mod stages;
 
 pub use cases::cases;
 pub(crate) use cases::windows;
 pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
 pub(crate) use gpu::{Convolution, convolve, convolve_any, convolve_many};
-pub(crate) use stages::StageKernels;
 pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
+pub(crate) use slices::Convolve;
+pub(crate) use stages::StageKernels;
 
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Tape, Var};
@@ -80,7 +82,8 @@ pub fn upsample_conv2d_in(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>,
     check("upsample_conv2d", x, w, bias)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, 2 * g.h, 2 * g.w, g.k])?;
     upsample_fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, math)?;
-    let op = UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), math };
+    let op =
+        UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), math };
     Ok(match bias {
         Some(b) => tape.record_one(op, &[x, w, b], y),
         None => tape.record_one(op, &[x, w], y),
@@ -91,7 +94,11 @@ fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
     let k = w.shape()[0];
     for v in [Some(w), bias].into_iter().flatten() {
         crate::ensure_op!(v.dtype() == x.dtype(), op, "input is {:?}, filter or bias is {:?}", x.dtype(), v.dtype());
-        crate::ensure_op!(v.value.device() == x.value.device(), op, "input and filter or bias lie on different devices");
+        crate::ensure_op!(
+            v.value.device() == x.value.device(),
+            op,
+            "input and filter or bias lie on different devices"
+        );
     }
     let real = x.dtype() == DType::F32 || (x.dtype() == DType::F64 && x.value.gpu().is_none());
     crate::ensure_op!(real, op, "dtype {:?} is not supported; use F32", x.dtype());

@@ -144,8 +144,9 @@ impl Geometry {
 
     /// Bytes of input, filter and output in f32.
     pub fn bytes(&self) -> f64 {
-        4.0 * (self.n * self.h * self.w * self.c + self.k * self.r * self.s * self.c + self.n * self.p * self.q * self.k)
-            as f64
+        4.0 * (self.n * self.h * self.w * self.c
+            + self.k * self.r * self.s * self.c
+            + self.n * self.p * self.q * self.k) as f64
     }
 
     /// Returns the input coordinate that output coordinate `o` meets at tap `t` along `axis` (0 rows, 1 columns), if it is

@@ -49,7 +49,12 @@ pub(super) fn fprop<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], 
             }
         }
     };
-    y.par_chunks_mut(g.q * g.k).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    y.par_chunks_mut(g.q * g.k).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g: &Geometry) {
@@ -71,7 +76,12 @@ pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g:
             store(dx, &sum, mode);
         }
     };
-    dx.par_chunks_mut(g.w * g.c).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    dx.par_chunks_mut(g.w * g.c).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g: &Geometry) {
@@ -92,7 +102,12 @@ pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g:
         }
         store(dw, &sum, mode);
     };
-    dw.par_chunks_mut(g.r * g.s * g.c).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    dw.par_chunks_mut(g.r * g.s * g.c).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 /// Sums rows of `k` in f64, in order within chunks of fixed size, then over the chunks.
@@ -105,7 +120,15 @@ pub(super) fn bias_grad<T: Real>(dy: &[T], db: &mut [T], mode: GradMode) {
         }
         sum
     };
-    let parts: Vec<Vec<f64>> = dy.par_chunks(k * 4096).map(|dy| vectorize(#[inline(always)] || part(dy))).collect();
+    let parts: Vec<Vec<f64>> = dy
+        .par_chunks(k * 4096)
+        .map(|dy| {
+            vectorize(
+                #[inline(always)]
+                || part(dy),
+            )
+        })
+        .collect();
     let total: Vec<T> = (0..k).map(|i| T::of(parts.iter().map(|p| p[i]).sum())).collect();
     store(db, &total, mode);
 }

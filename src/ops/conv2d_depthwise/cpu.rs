@@ -18,16 +18,16 @@ const NARROW: usize = 8;
 const PARTS: usize = 16;
 
 /// Per coordinate of one axis: the pairs (tap, coordinate on the other side) that meet there, taps ascending.
-struct Meets(Vec<Vec<[usize; 2]>>);
+pub(crate) struct Meets(pub(crate) Vec<Vec<[usize; 2]>>);
 
 impl Meets {
     /// Of the outputs with the source along `axis`.
-    fn forward(g: &Geometry, axis: usize) -> Self {
+    pub(crate) fn forward(g: &Geometry, axis: usize) -> Self {
         let (out, taps) = ([g.p, g.q][axis], [g.r, g.s][axis]);
         Self((0..out).map(|o| (0..taps).filter_map(|t| Some([t, g.source(axis, o, t)?])).collect()).collect())
     }
     /// Of the source with the outputs: the transpose of `self`.
-    fn transpose(&self, len: usize) -> Self {
+    pub(crate) fn transpose(&self, len: usize) -> Self {
         let mut of: Vec<Vec<[usize; 2]>> = vec![Vec::new(); len];
         for (o, pairs) in self.0.iter().enumerate() {
             pairs.iter().for_each(|&[tap, i]| of[i].push([tap, o]));
@@ -36,7 +36,7 @@ impl Meets {
         Self(of)
     }
     /// Per tap, the pairs (output, source).
-    fn by_tap(&self, taps: usize) -> Vec<Vec<[usize; 2]>> {
+    pub(crate) fn by_tap(&self, taps: usize) -> Vec<Vec<[usize; 2]>> {
         let mut of = vec![Vec::new(); taps];
         for (o, pairs) in self.0.iter().enumerate() {
             pairs.iter().for_each(|&[tap, i]| of[tap].push([o, i]));
@@ -57,8 +57,17 @@ fn channels_last<T: Real>(w: &[T], c: usize) -> Vec<T> {
 
 pub(super) fn fprop<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], g: &Geometry) {
     let (rows, cols) = (Meets::forward(g, 0), Meets::forward(g, 1));
-    Gather { rows, cols, source: [g.h, g.w], c: g.c, s: g.s, w: &channels_last(w, g.c), bias, mode: GradMode::Overwrite }
-        .run(x, y);
+    Gather {
+        rows,
+        cols,
+        source: [g.h, g.w],
+        c: g.c,
+        s: g.s,
+        w: &channels_last(w, g.c),
+        bias,
+        mode: GradMode::Overwrite,
+    }
+    .run(x, y);
 }
 
 pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g: &Geometry) {

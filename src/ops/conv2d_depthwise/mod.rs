@@ -13,6 +13,7 @@ mod cpu;
 mod gpu;
 
 pub use cases::cases;
+pub(crate) use cpu::Meets;
 pub(crate) use gpu::Sizes;
 
 use super::conv2d::{Conv2dParams, Geometry, bias_grad};

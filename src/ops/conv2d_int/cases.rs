@@ -84,7 +84,14 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(label, [2, 8, 10, 3], [5, r, s], p, [4, 8], true));
         cases.push(case(label, [1, 8, 9, 16], [18, r, s], p, [8, 4], false));
     }
-    cases.push(case("wgmma64_uneven", [1, 6, 7, 64], [72, 3, 2], p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]), [4, 4], true));
+    cases.push(case(
+        "wgmma64_uneven",
+        [1, 6, 7, 64],
+        [72, 3, 2],
+        p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]),
+        [4, 4],
+        true,
+    ));
     for bits in 2..=8 {
         cases.push(case("width", [1, 4, 5, 4], [3, 3, 3], p(1, 1), [bits, 10 - bits], false));
     }

@@ -82,7 +82,8 @@ fn the_definition_is_the_convolution_of_the_values() {
         let (p, q, k) = (i / 20, i / 4 % 5, i % 4);
         let mut want = 0.0;
         for (j, w) in w[k * 27..][..27].iter().enumerate() {
-            want += at((p + j / 9) as isize - 1, (q + j / 3 % 3) as isize - 1, j % 3) * ranges.w[k].value(f64::from(*w));
+            want +=
+                at((p + j / 9) as isize - 1, (q + j / 3 % 3) as isize - 1, j % 3) * ranges.w[k].value(f64::from(*w));
         }
         assert!((y - want).abs() < 1e-12, "{y} {want}");
     }

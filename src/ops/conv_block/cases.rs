@@ -61,8 +61,14 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
         let (x, xq) = quantized(t, &v[..3], with.bits[0], Axis::Tensor)?;
         let (w, wq) = quantized(t, &v[3..6], with.bits[1], Axis::Outer)?;
         let (r, rq) = quantized(t, &v[6..9], with.bits[0], Axis::Tensor)?;
-        let norm =
-            TuneNorm { gamma: Some(&v[11]), beta: Some(&v[12]), mean: &v[9].value, var: &v[10].value, eps: 1e-5, scaled: None };
+        let norm = TuneNorm {
+            gamma: Some(&v[11]),
+            beta: Some(&v[12]),
+            mean: &v[9].value,
+            var: &v[10].value,
+            eps: 1e-5,
+            scaled: None,
+        };
         let residual = match with.residual {
             Residual::None => None,
             Residual::Values => Some(Operand { var: &r, codes: None }),

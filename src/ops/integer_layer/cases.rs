@@ -27,7 +27,8 @@ fn draw(i: usize, stream: u32) -> f32 {
 
 /// Steps of `k` channels; the output's codes, where wanted, have `bits`.
 fn steps(k: usize, bits: Option<u8>, [bias, norm, relu]: [bool; 3]) -> Steps {
-    let per = |stream: u32, scale: f32, shift: f32| -> Vec<f32> { (0..k).map(|i| shift + scale * draw(i, stream)).collect() };
+    let per =
+        |stream: u32, scale: f32, shift: f32| -> Vec<f32> { (0..k).map(|i| shift + scale * draw(i, stream)).collect() };
     Steps {
         bias: bias.then(|| per(1, 0.5, 0.0)),
         norm: norm.then(|| [per(2, 0.7, 0.1), per(3, 1.0, 0.3), per(4, 0.6, 0.2)]),
@@ -71,7 +72,15 @@ fn other_inputs(other: Other, shape: Shape) -> (Vec<Input>, Option<Affine<f32>>)
 /// Widths of x, w and, where it is codes, y.
 type Bits = (u8, u8, Option<u8>);
 
-fn case(label: &str, x: [usize; 4], filter: [usize; 3], p: Conv2dParams, bits: Bits, with: [bool; 3], other: Other) -> Case {
+fn case(
+    label: &str,
+    x: [usize; 4],
+    filter: [usize; 3],
+    p: Conv2dParams,
+    bits: Bits,
+    with: [bool; 3],
+    other: Other,
+) -> Case {
     let ([k, r, s], (x_bits, w_bits, y_bits)) = (filter, bits);
     let g = Geometry::new("integer_layer", x.into(), [k, r, s, x[3]].into(), p).expect("case shapes are valid");
     let (mut inputs, range) = code_inputs(x.into(), x_bits);

@@ -12,8 +12,8 @@ mod tiles;
 
 use super::super::Geometry;
 use super::super::cpu_kernel::{Band, Isa, Outer, band, outer};
-use super::window::{Line, Source, apart, pack, with_scratch};
 use super::over_images;
+use super::window::{Line, Source, apart, pack, with_scratch};
 use crate::autograd::GradMode;
 use crate::ops::vectorize::with_vectors;
 use rayon::prelude::*;
@@ -71,8 +71,7 @@ impl<'a> Winograd<'a> {
         let mut turned = vec![0f32; k_len * pitch];
         turned.par_chunks_exact_mut(pitch).enumerate().for_each(|(k, to)| {
             for c in 0..c_len {
-                let rows: [[f32; 4]; 3] =
-                    std::array::from_fn(|r| of_filter(std::array::from_fn(|s| at(k, r, s, c))));
+                let rows: [[f32; 4]; 3] = std::array::from_fn(|r| of_filter(std::array::from_fn(|s| at(k, r, s, c))));
                 for v in 0..4 {
                     for (u, value) in of_filter(rows.map(|row| row[v])).into_iter().enumerate() {
                         to[(u * 4 + v) * c_len + c] = value;
