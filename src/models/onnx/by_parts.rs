@@ -212,8 +212,8 @@ impl<'a> Build<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::Limits;
     use super::super::layout::Layout;
+    use super::super::storing::Limits;
     use super::*;
     use crate::tensor::onnx::{GraphProto, TensorProto};
 
