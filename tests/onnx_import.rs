@@ -16,6 +16,7 @@ use ghostbit::models::resnet::batch_norm;
 use ghostbit::ops::activation::Activation;
 use ghostbit::ops::conv2d::Conv2dParams;
 use ghostbit::ops::observe::EmaForm;
+use ghostbit::ops::pool::PoolParams;
 use ghostbit::tensor::{Shape, Tensor};
 use networks::{calibrated, images};
 use onnx_models::{Model, branches, computed, depthwise, flattened, float, int, ints, residual, tensor, text, value};
@@ -53,7 +54,7 @@ fn residual_by_hand(channels: usize) -> Graph {
     let relu = || NodeKind::from(Activation::Relu);
     let x = conv_bn(&mut g, x, "stem", [5, channels, 3], p(1, 1));
     let x = g.push("relu1", relu(), &[x]);
-    let x = g.push("pool", NodeKind::from(MaxPool { k: 3, stride: 2, pad: 1 }), &[x]);
+    let x = g.push("pool", NodeKind::from(MaxPool { params: PoolParams::square(3, 2, 1) }), &[x]);
     let y = conv_bn(&mut g, x, "body", [7, 5, 3], p(2, 1));
     let skip = conv_bn(&mut g, x, "skip", [7, 5, 1], p(2, 0));
     let x = g.push("sum", NodeKind::from(Add {}), &[y, skip]);

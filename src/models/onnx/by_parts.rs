@@ -209,3 +209,79 @@ impl<'a> Build<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Layout;
+    use super::super::storing::Limits;
+    use super::*;
+    use crate::tensor::onnx::{GraphProto, TensorProto};
+
+    /// The function that the last of `nodes` completes: `output op input input ..` each, inputs that are numbers constant.
+    fn found(nodes: &[&str]) -> Option<Function> {
+        let mut file = GraphProto::default();
+        for line in nodes {
+            let words: Vec<String> = line.split(' ').map(String::from).collect();
+            for v in words.iter().skip(2) {
+                if let Ok(number) = v.parse::<f32>() {
+                    if file.initializer.iter().all(|t| t.name != *v) {
+                        let one = TensorProto {
+                            name: v.clone(),
+                            data_type: 1,
+                            float_data: vec![number],
+                            ..Default::default()
+                        };
+                        file.initializer.push(one);
+                    }
+                }
+            }
+            let [output, op, input @ ..] = &words[..] else { panic!("{line}") };
+            let (output, op_type, input) = (vec![output.clone()], op.clone(), input.to_vec());
+            file.node.push(NodeProto { output, op_type, input, ..Default::default() });
+        }
+        let limits = Limits { copied: 1000, filled: 1000, evaluated: 1000 };
+        let mut build = Build::new("net", 17, &file, None, limits);
+        build.input("x", [4, 4, 3], Layout::channels_first([4, 4, 3]), None);
+        file.node.iter().for_each(|n| build.node(n, false));
+        build.function(file.node.last()?).map(|(root, f)| {
+            assert_eq!(root, "x");
+            f
+        })
+    }
+
+    #[test]
+    fn products_are_functions() {
+        let silu = Some(Function::Silu);
+        assert_eq!(found(&["s Sigmoid x", "y Mul x s"]), silu);
+        assert_eq!(found(&["i Identity x", "s Sigmoid i", "y Mul s x"]), silu);
+        assert_eq!(found(&["s Softplus x", "t Tanh s", "y Mul x t"]), Some(Function::Mish));
+        let hard = Some(Function::HardSwish);
+        assert_eq!(found(&["a Add x 3", "c Clip a 0 6", "m Mul x c", "y Div m 6"]), hard);
+        assert_eq!(found(&["a Add 3 x", "c Clip a 0 6", "d Div c 6", "y Mul d x"]), hard);
+        assert_eq!(found(&["a Add 3 x", "c Clip a 0 6", "d Mul 0.16666667 c", "y Mul d x"]), hard);
+        assert_eq!(found(&["a Add x 3", "r Relu a", "c Min r 6", "m Mul x c", "y Mul m 0.16666667"]), hard);
+        let gelu = Some(Function::Gelu { tanh: false });
+        assert_eq!(found(&["d Div x 1.4142135", "e Erf d", "a Add e 1", "m Mul x a", "y Mul m 0.5"]), gelu);
+        assert_eq!(found(&["d Mul x 0.70710678", "e Erf d", "a Add 1 e", "h Mul 0.5 x", "y Mul h a"]), gelu);
+        let tanh = ["p Pow x 3", "q Mul p 0.044715", "s Add x q", "m Mul s 0.7978846", "t Tanh m", "a Add t 1"];
+        assert_eq!(found(&[&tanh[..], &["h Mul x 0.5", "y Mul h a"]].concat()), Some(Function::Gelu { tanh: true }));
+    }
+
+    #[test]
+    fn other_products_are_not() {
+        for nodes in [
+            &["s Sigmoid x", "t Tanh x", "y Mul t s"][..],
+            &["s Sigmoid x", "m Mul x s", "y Mul m 2"],
+            &["a Add x 2", "c Clip a 0 6", "m Mul x c", "y Div m 6"],
+            &["a Add x 3", "c Clip a 0 5", "m Mul x c", "y Div m 6"],
+            &["a Add x 3", "c Clip a 0 6", "m Mul x c", "y Div m 5"],
+            &["d Div x 2", "e Erf d", "a Add e 1", "m Mul x a", "y Mul m 0.5"],
+            &["d Div x 1.4142135", "e Erf d", "a Add e 2", "m Mul x a", "y Mul m 0.5"],
+            &["s Softplus x", "t Tanh s", "y Mul t t"],
+            &["y Mul x x"],
+            &["y Div 6 x"],
+        ] {
+            assert_eq!(found(nodes), None, "{nodes:?}");
+        }
+    }
+}

@@ -4,8 +4,8 @@ use super::Outcome;
 use super::window::Window;
 use crate::graph::NodeKind;
 use crate::graph::nodes::{
-    Activate, Add, AvgPool, BatchNorm, ChannelAffine, Concat, Conv2d, Conv2dDepthwise, Conv2dGrouped, Div, GatherChannels,
-    Gate, GlobalAvgPool, GlobalMaxPool, Linear, Lrn, MaxPool, Mul, PRelu, Reshape, Resize, ShortcutA, Sub,
+    Activate, Add, AvgPool, BatchNorm, ChannelAffine, Concat, Conv2d, Conv2dDepthwise, Conv2dGrouped, Div, Gate,
+    GatherChannels, GlobalAvgPool, GlobalMaxPool, Linear, Lrn, MaxPool, Mul, PRelu, Reshape, Resize, ShortcutA, Sub,
 };
 pub use crate::ops::activation::Activation as Function;
 use crate::ops::conv2d::Conv2dParams;
@@ -110,7 +110,10 @@ pub fn concat() -> Outcome<NodeKind> {
 
 fn pool_params(w: &Window, count_pad: bool) -> Outcome<PoolParams> {
     if w.dilation != [1; 2] {
-        return Err(format!("dilations {} and {} of a pooling window are not supported, only 1", w.dilation[0], w.dilation[1]));
+        return Err(format!(
+            "dilations {} and {} of a pooling window are not supported, only 1",
+            w.dilation[0], w.dilation[1]
+        ));
     }
     Ok(PoolParams { kernel: w.kernel, stride: w.stride, pad: w.pad, ceil: w.ceil, count_pad })
 }
@@ -189,7 +192,9 @@ pub fn absorbs(kind: &mut NodeKind) -> Option<Absorbs<'_>> {
         | NodeKind::Conv2dDepthwise(Conv2dDepthwise { weight, bias, .. })
         | NodeKind::Conv2dGrouped(Conv2dGrouped { weight, bias, .. })
         | NodeKind::Linear(Linear { weight, bias, .. }) => Some(Absorbs::Layer { weight, bias }),
-        NodeKind::BatchNorm(BatchNorm { gamma: Some(gamma), beta: Some(beta), .. }) => Some(Absorbs::Norm { gamma, beta }),
+        NodeKind::BatchNorm(BatchNorm { gamma: Some(gamma), beta: Some(beta), .. }) => {
+            Some(Absorbs::Norm { gamma, beta })
+        }
         NodeKind::ChannelAffine(ChannelAffine { scale, shift }) => Some(Absorbs::Affine { scale, shift }),
         _ => None,
     }

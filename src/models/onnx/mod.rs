@@ -28,6 +28,7 @@ mod reshaping;
 mod resizing;
 mod scaling;
 mod selecting;
+mod storing;
 mod window;
 
 use crate::device::Device;
@@ -35,11 +36,12 @@ use crate::graph::{Graph, Network};
 use crate::tensor::io::Checkpoint;
 use crate::tensor::onnx::{GraphProto, ModelProto, TensorProto, decode};
 use crate::{Error, Result};
-use build::{Build, Limits};
+use build::Build;
 use external::Folder;
 use interface::{input, outputs};
 use order::{Order, label};
 use std::path::Path;
+use storing::Limits;
 
 /// What is wrong with a file.
 type Outcome<T> = std::result::Result<T, String>;

@@ -26,7 +26,7 @@ impl Build<'_> {
             if upsample || self.opset < 11 { ["asymmetric", "floor"] } else { ["half_pixel", "round_prefer_floor"] };
         let coordinates = attributes.text("coordinate_transformation_mode", defaults[0]).into_owned();
         let nearest = attributes.text("nearest_mode", defaults[1]).into_owned();
-        let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"];
+        let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"];
         if !known.contains(&&coordinates[..]) {
             return Err(format!("coordinate_transformation_mode = {coordinates} is not supported"));
         }
@@ -43,7 +43,8 @@ impl Build<'_> {
         let of = |rank: usize, i: usize| -> Outcome<usize> {
             match attributes.ints("axes") {
                 Some(list) => axis(*list.get(i).ok_or("has more numbers than axes")?, rank),
-                None => Ok(i),
+                None if i < rank => Ok(i),
+                None => Err("has more numbers than dimensions".into()),
             }
         };
         let own = x.layout.sizes();
