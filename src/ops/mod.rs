@@ -42,6 +42,7 @@ registry! {
     embedding,
     entropy,
     fake_quant,
+    gate,
     gated_cross_entropy,
     grad_cam,
     integer_layer,
