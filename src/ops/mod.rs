@@ -25,6 +25,7 @@ registry! {
     attention_map,
     batch_norm,
     bn_stats_loss,
+    channel_affine,
     channel_stats,
     cluster_loss,
     concat,
