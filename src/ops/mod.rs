@@ -45,6 +45,7 @@ registry! {
     fake_quant,
     gate,
     gated_cross_entropy,
+    gather_channels,
     grad_cam,
     integer_layer,
     linear,
