@@ -58,6 +58,7 @@ registry! {
     observe,
     pair_loss,
     pool,
+    prelu,
     qdrop,
     random,
     range_search,
