@@ -64,6 +64,7 @@ registry! {
     range_search,
     reflect_shift,
     reshape,
+    resize,
     roll,
     sample_norm,
     sample_stats,
