@@ -52,6 +52,7 @@ registry! {
     logits_loss,
     loss,
     low_pass,
+    lrn,
     margin_cross_entropy,
     marginal_distance,
     mse,
