@@ -76,6 +76,5 @@ registry! {
     total_variation,
     tune_stats,
     unit_range,
-    upsample,
     weight_quant,
 }
