@@ -191,7 +191,7 @@ impl Engine {
                             let all = std::iter::once(Ok(of)).chain(rest).collect::<Result<Vec<_>>>()?;
                             concat::concat(&mut tape, &all.iter().collect::<Vec<_>>())?.value
                         }
-                        Kind::Relu6 => activation(&mut tape, &of, Activation::Relu6)?.value,
+                        Kind::Relu6 => activation(&mut tape, &of, Activation::RELU6)?.value,
                         Kind::LeakyRelu { slope } => activation(&mut tape, &of, Activation::LeakyRelu(*slope))?.value,
                         Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
                         Kind::MaxPool { k, stride, pad } => {

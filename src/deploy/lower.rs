@@ -65,7 +65,7 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
             NodeKind::BatchNorm { .. } => (node.name.clone(), Kind::Norm(norm(network, &node.kind)?)),
             NodeKind::FakeQuant { bits } => (node.name.clone(), Kind::Quantize(quantizer(network, &node.name, *bits)?)),
             NodeKind::Activation(Activation::Relu) => (node.name.clone(), Kind::Relu),
-            NodeKind::Activation(Activation::Relu6) => (node.name.clone(), Kind::Relu6),
+            NodeKind::Activation(Activation::RELU6) => (node.name.clone(), Kind::Relu6),
             NodeKind::Activation(Activation::LeakyRelu(slope)) => {
                 (node.name.clone(), Kind::LeakyRelu { slope: *slope })
             }

@@ -52,7 +52,7 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         matches!(kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
     };
     let is_relu = |kind: &NodeKind| {
-        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)))
+        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Clip { .. } | Activation::LeakyRelu(_)))
     };
     for (name, bits) in &spec.layer_bits {
         let key = || format!("layer_bits of '{name}'");

@@ -203,7 +203,7 @@ impl Build<'_> {
         let (low, high) = (end(1, "min", f32::MIN)?, end(2, "max", f32::MAX)?);
         match (low, high) {
             (0.0, f32::MAX..) => self.activation(node, Activation::Relu),
-            (0.0, 6.0) => self.activation(node, Activation::Relu6),
+            (0.0, 6.0) => self.activation(node, Activation::RELU6),
             _ => Err(format!("to {low} .. {high} is not supported: from 0, or from 0 to 6, are (ReLU and ReLU6)")),
         }
     }
