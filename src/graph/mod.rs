@@ -35,6 +35,155 @@ use std::sync::OnceLock;
 /// Index of a node in its graph.
 pub type NodeId = usize;
 
+/// What a node computes. Names refer to parameters and buffers of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeKind {
+    /// The `index`-th input of the network.
+    Input {
+        index: usize,
+    },
+    /// `n h w c` -> `n p q k`; weight `k r s c`.
+    Conv2d {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+        quant: Option<WeightQuant>,
+    },
+    /// A convolution and its batch norm as one: Tune mode under running statistics.
+    ConvBn {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+        quant: Option<WeightQuant>,
+        gamma: Option<String>,
+        beta: Option<String>,
+        mean: String,
+        var: String,
+        eps: f32,
+    },
+    /// One filter per channel; weight `c r s 1`.
+    Conv2dDepthwise {
+        weight: String,
+        bias: Option<String>,
+        params: Conv2dParams,
+        quant: Option<WeightQuant>,
+    },
+    /// Nearest x2, then a 3x3 convolution with padding 1, as one node.
+    UpsampleConv2d {
+        weight: String,
+        bias: Option<String>,
+        math: Math,
+    },
+    /// Channel-last batch normalisation; without `gamma`/`beta` it is affine-free. `mean`/`var` are buffers.
+    BatchNorm {
+        gamma: Option<String>,
+        beta: Option<String>,
+        mean: String,
+        var: String,
+        eps: f32,
+    },
+    Activation(Activation),
+    Add,
+    Mul,
+    /// Channels of the inputs side by side.
+    Concat,
+    /// Parameter-free residual shortcut of CIFAR ResNets: subsample and pad channels with zeros.
+    ShortcutA {
+        stride: usize,
+        c_out: usize,
+    },
+    GlobalAvgPool,
+    MaxPool {
+        k: usize,
+        stride: usize,
+        pad: usize,
+    },
+    AvgPool {
+        k: usize,
+        stride: usize,
+        pad: usize,
+    },
+    /// `n c` -> `n k`; weight `k c`.
+    Linear {
+        weight: String,
+        bias: Option<String>,
+        quant: Option<WeightQuant>,
+    },
+    Embedding {
+        table: String,
+    },
+    /// Per-sample shape; the batch dimension stays.
+    Reshape {
+        shape: Vec<usize>,
+    },
+    /// Activation quantizer, per tensor.
+    FakeQuant {
+        bits: u8,
+    },
+}
+
+/// Fake quantization of a weight, per output channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightQuant {
+    pub bits: u8,
+}
+
+impl NodeKind {
+    /// Whether the outputs are some of the inputs: of codes they are codes of the same quantizer.
+    pub fn moves_codes(&self) -> bool {
+        matches!(self, Self::MaxPool { .. } | Self::Reshape { .. })
+    }
+    /// The op's name, as in tables.
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Input { .. } => "input",
+            Self::Conv2d { .. } => "conv2d",
+            Self::ConvBn { .. } => "conv_bn",
+            Self::Conv2dDepthwise { .. } => "conv2d_depthwise",
+            Self::UpsampleConv2d { .. } => "upsample_conv2d",
+            Self::BatchNorm { .. } => "batch_norm",
+            Self::Activation(kind) => kind.name(),
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::Concat => "concat",
+            Self::ShortcutA { .. } => "shortcut",
+            Self::GlobalAvgPool => "global_avg_pool",
+            Self::MaxPool { .. } => "max_pool",
+            Self::AvgPool { .. } => "avg_pool",
+            Self::Linear { .. } => "linear",
+            Self::Embedding { .. } => "embedding",
+            Self::Reshape { .. } => "reshape",
+            Self::FakeQuant { .. } => "fake_quant",
+        }
+    }
+
+    /// Names of the parameters and buffers that it uses.
+    pub fn tensors(&self) -> Vec<&String> {
+        match self {
+            Self::Conv2d { weight, bias, .. }
+            | Self::Conv2dDepthwise { weight, bias, .. }
+            | Self::UpsampleConv2d { weight, bias, .. }
+            | Self::Linear { weight, bias, .. } => [weight].into_iter().chain(bias).collect(),
+            Self::ConvBn { weight, bias, gamma, beta, mean, var, .. } => {
+                [weight, mean, var].into_iter().chain([bias, gamma, beta].into_iter().flatten()).collect()
+            }
+            Self::BatchNorm { gamma, beta, mean, var, .. } => {
+                [mean, var].into_iter().chain(gamma).chain(beta).collect()
+            }
+            Self::Embedding { table } => vec![table],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub kind: NodeKind,
+    pub inputs: Vec<NodeId>,
+}
+
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
