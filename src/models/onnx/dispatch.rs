@@ -60,6 +60,7 @@ impl<'a> Build<'a> {
             "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" => self.arithmetic(node)?,
             "Neg" => self.negated(node)?,
             "Concat" | "ConcatFromSequence" => self.concat(node)?,
+            "ScatterND" => self.scatter(node)?,
             "Relu" => self.activation(node, Function::Relu)?,
             "LeakyRelu" => self.leaky_relu(node)?,
             "PRelu" => self.prelu(node)?,

@@ -3,7 +3,7 @@
 use crate::tensor::onnx::NodeProto;
 
 /// Operators of activations. Constants are evaluated by `fold` besides.
-const SUPPORTED: [&str; 67] = [
+const SUPPORTED: [&str; 68] = [
     "Add",
     "AveragePool",
     "BatchNormalization",
@@ -48,6 +48,7 @@ const SUPPORTED: [&str; 67] = [
     "Relu",
     "Reshape",
     "Resize",
+    "ScatterND",
     "Selu",
     "SequenceAt",
     "SequenceConstruct",
