@@ -137,8 +137,8 @@ class Model:
 def case(name, refuse=None, may_refuse=None, head="layered_head", broken=False, **options):
     """Registers `build(m)` or `build(m, x)` (x behind the stem; its result goes to the head) as an obstacle.
 
-    `refuse`: the importer must refuse it, with this word in its message. `may_refuse`: right logits, or a refusal with
-    this word. `broken`: neither the ONNX checker nor ONNX Runtime is asked.
+    `refuse`: the importer must refuse it, with this word (or words, split by ", ") in its message. `may_refuse`: right
+    logits, or such a refusal. `broken`: neither the ONNX checker nor ONNX Runtime is asked.
     """
     def register(build):
         assert name not in CASES, name
