@@ -59,6 +59,7 @@ impl<'a> Build<'a> {
             "MatMul" => self.mat_mul(node)?,
             "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" => self.arithmetic(node)?,
             "Neg" => self.negated(node)?,
+            "Reciprocal" => self.reciprocal(node)?,
             "Concat" | "ConcatFromSequence" => self.concat(node)?,
             "ScatterND" => self.scatter(node)?,
             "Relu" => self.activation(node, Function::Relu)?,

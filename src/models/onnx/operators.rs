@@ -3,7 +3,7 @@
 use crate::tensor::onnx::NodeProto;
 
 /// Operators of activations. Constants are evaluated by `fold` besides.
-const SUPPORTED: [&str; 68] = [
+const SUPPORTED: [&str; 69] = [
     "Add",
     "AveragePool",
     "BatchNormalization",
@@ -42,6 +42,7 @@ const SUPPORTED: [&str; 68] = [
     "PRelu",
     "Pad",
     "Range",
+    "Reciprocal",
     "ReduceMax",
     "ReduceMean",
     "ReduceSum",
