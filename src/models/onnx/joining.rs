@@ -92,7 +92,7 @@ impl<'a> Build<'a> {
         Ok(Flow::new(id, map.layout))
     }
 
-    /// With equal axes, and nodes of equal rank.
+    /// Gives them equal axes, and nodes of equal rank.
     fn alike<const N: usize>(&mut self, node: &NodeProto, flows: [Flow; N]) -> Outcome<[Flow; N]> {
         let list = self.all_alike(node, flows.to_vec())?;
         list.try_into().map_err(|_| "has lost an input".to_string())

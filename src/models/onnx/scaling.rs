@@ -37,7 +37,7 @@ impl Affine {
 }
 
 impl Build<'_> {
-    /// In its inference form, also where the file is one for training.
+    /// Takes in a batch norm in its inference form, also where the file is one for training.
     pub(super) fn batch_norm(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let attributes = Attributes(node);
         attributes.only("spatial", 1)?;

@@ -1,4 +1,4 @@
-//! What takes a part of a value: slices, splits, gathers, elements of sequences; and padding.
+//! Operators that take a part of a value: slices, splits, gathers, elements of sequences. And padding.
 
 use super::attributes::Attributes;
 use super::build::{Build, Flow, Padding, Value};
