@@ -111,69 +111,8 @@ impl Engine {
                     step.run(&unit.inputs.iter().map(alive).collect::<Vec<_>>())?
                 }
             };
-            let y = match (&node.kind, &self.prepared[id]) {
-                (Kind::Input, _) => Branch::Real(x.clone()),
-                (Kind::Conv { layer, .. } | Kind::Depthwise { layer, .. } | Kind::Linear { layer }, prepared) => {
-                    let residual = if layer.then.residual { Some(arg(1)) } else { None };
-                    match prepared {
-                        Prepared::Layer(prepared) => in_integers(prepared, arg(0).tensor(), residual, shape)?,
-                        Prepared::Depthwise { filter, bias, params, finish } => {
-                            let &[c, r, s, one] = &layer.weight.shape[..] else { unreachable!("checked") };
-                            let sums = filter.fprop(arg(0).tensor(), [c, r, s, one], bias.as_ref(), *params)?;
-                            finish.run(&Branch::Real(sums), residual)?
-                        }
-                        Prepared::Float { weight, bias, params, finish } => {
-                            let x = Var::constant(real(arg(0))?);
-                            let (w, bias) = (Var::constant(weight.clone()), bias.clone().map(Var::constant));
-                            let bias = bias.as_ref();
-                            let sums = match node.kind {
-                                Kind::Linear { .. } => linear::linear(&mut tape, &x, &w, bias)?,
-                                Kind::Depthwise { .. } => conv2d_depthwise(&mut tape, &x, &w, bias, *params)?,
-                                _ => conv2d(&mut tape, &x, &w, bias, *params)?,
-                            };
-                            finish.run(&Branch::Real(sums.value), residual)?
-                        }
-                        _ => unreachable!("layers are prepared"),
-                    }
-                }
-                (Kind::Quantize(_) | Kind::Norm(_) | Kind::Relu, Prepared::Finish(f)) => f.run(arg(0), None)?,
-                (Kind::Add, Prepared::Finish(f)) => f.run(arg(0), Some(arg(1)))?,
-                (Kind::Reshape { .. }, _) => match arg(0) {
-                    Branch::Real(t) => Branch::Real(t.reshape(shape)?),
-                    Branch::Codes(t, a) => Branch::Codes(t.reshape(shape)?, *a),
-                },
-                (kind, prepared) => {
-                    let of = Var::constant(real(arg(0))?);
-                    let y = Branch::Real(match kind {
-                        Kind::ShortcutA { stride, c_out } => {
-                            shortcut::shortcut_a(&mut tape, &of, *stride, *c_out)?.value
-                        }
-                        Kind::Concat => {
-                            let rest = (1..node.inputs.len()).map(|i| Ok(Var::constant(real(arg(i))?)));
-                            let all = std::iter::once(Ok(of)).chain(rest).collect::<Result<Vec<_>>>()?;
-                            concat::concat(&mut tape, &all.iter().collect::<Vec<_>>())?.value
-                        }
-                        Kind::Relu6 => activation(&mut tape, &of, Activation::RELU6)?.value,
-                        Kind::LeakyRelu { slope } => activation(&mut tape, &of, Activation::LeakyRelu(*slope))?.value,
-                        Kind::GlobalAvgPool => pool::global_avg_pool(&mut tape, &of)?.value,
-                        Kind::MaxPool { k, stride, pad } => {
-                            pool::max_pool(&mut tape, &of, PoolParams::square(*k, *stride, *pad))?.value
-                        }
-                        Kind::AvgPool { k, stride, pad } => {
-                            pool::avg_pool(&mut tape, &of, PoolParams::square(*k, *stride, *pad))?.value
-                        }
-                        _ => unreachable!("all other nodes were prepared"),
-                    });
-                    match prepared {
-                        Prepared::Finish(f) => f.run(&y, None)?,
-                        _ => y,
-                    }
-                }
-            };
-            for &i in &node.inputs {
-                if self.last_use[i] == id {
-                    batches[i] = None;
-                }
+            for &from in &unit.last_read {
+                branches[from] = None;
             }
             branches[i] = Some(y);
         }

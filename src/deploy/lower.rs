@@ -38,33 +38,6 @@ pub fn lower(network: &Network, normalization: Normalization) -> Result<IntegerN
                     return Err(fail(what));
                 }
             }
-            NodeKind::Input { .. } => (node.name.clone(), Kind::Input),
-            NodeKind::BatchNorm { .. } => (node.name.clone(), Kind::Norm(norm(network, &node.kind)?)),
-            NodeKind::FakeQuant { bits } => (node.name.clone(), Kind::Quantize(quantizer(network, &node.name, *bits)?)),
-            NodeKind::Activation(Activation::Relu) => (node.name.clone(), Kind::Relu),
-            NodeKind::Activation(Activation::RELU6) => (node.name.clone(), Kind::Relu6),
-            NodeKind::Activation(Activation::LeakyRelu(slope)) => {
-                (node.name.clone(), Kind::LeakyRelu { slope: *slope })
-            }
-            NodeKind::Add => (node.name.clone(), Kind::Add),
-            NodeKind::Concat => (node.name.clone(), Kind::Concat),
-            NodeKind::ShortcutA { stride, c_out } => {
-                (node.name.clone(), Kind::ShortcutA { stride: *stride, c_out: *c_out })
-            }
-            NodeKind::GlobalAvgPool => (node.name.clone(), Kind::GlobalAvgPool),
-            NodeKind::MaxPool { k, stride, pad } => {
-                (node.name.clone(), Kind::MaxPool { k: *k, stride: *stride, pad: *pad })
-            }
-            NodeKind::AvgPool { k, stride, pad } => {
-                (node.name.clone(), Kind::AvgPool { k: *k, stride: *stride, pad: *pad })
-            }
-            NodeKind::Reshape { shape } => (node.name.clone(), Kind::Reshape { shape: shape.clone() }),
-            NodeKind::Activation(_) | NodeKind::UpsampleConv2d { .. } | NodeKind::Mul | NodeKind::Embedding { .. } => {
-                return Err(fail(format!("node '{}' ({}) has no integer form", node.name, node.kind.op())));
-            }
-        };
-        if nodes.iter().any(|n| n.name == name) {
-            name = format!("{name}.{id}");
         }
         if let NodeKind::FakeQuant(q) = &node.kind {
             let end = |end: &str| network.ranges.get(&format!("{}.{end}", node.name))?.item();

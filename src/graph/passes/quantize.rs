@@ -60,13 +60,7 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             return Err(Error::config(key, format!("{b} bits are not supported; use 2 to 8")));
         }
     }
-    let has_weights = |kind: &NodeKind| {
-        use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-        matches!(kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
-    };
-    let is_relu = |kind: &NodeKind| {
-        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Clip { .. } | Activation::LeakyRelu(_)))
-    };
+    let has_weights = |kind: &NodeKind| kind.layer().is_some();
     for (name, bits) in &spec.layer_bits {
         let key = || format!("layer_bits of '{name}'");
         if !(2..=8).contains(bits) {

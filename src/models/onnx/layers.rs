@@ -161,26 +161,22 @@ impl Build<'_> {
         Ok(Flow::new(id, layout))
     }
 
-    /// ReLU, or ReLU6.
-    pub(super) fn clip(&mut self, node: &NodeProto) -> Outcome<Flow> {
-        let end = |i: usize, name: &str, open: f32| -> Outcome<f32> {
-            if self.opset < 11 {
-                return Ok(Attributes(node).float(name, open));
-            }
-            if !self.has(node, i) {
-                return Ok(open);
-            }
-            match self.floats(node, i)?.values[..] {
-                [v] => Ok(v),
-                _ => Err(format!("input {i} is not one number")),
-            }
-        };
-        let (low, high) = (end(1, "min", f32::MIN)?, end(2, "max", f32::MAX)?);
-        match (low, high) {
-            (0.0, f32::MAX..) => self.activation(node, Activation::Relu),
-            (0.0, 6.0) => self.activation(node, Activation::RELU6),
-            _ => Err(format!("to {low} .. {high} is not supported: from 0, or from 0 to 6, are (ReLU and ReLU6)")),
-        }
+    /// A matrix product at every pixel of `n h w c`: a convolution with one pixel.
+    fn per_pixel(
+        &mut self,
+        node: &NodeProto,
+        x: Flow,
+        [k, c]: [usize; 2],
+        mut weight: HostTensor,
+        bias: Option<HostTensor>,
+    ) -> Outcome<Flow> {
+        let back = [0, 3, 1, 2];
+        let x = Flow { layout: x.layout.transposed(&back), ..x };
+        let (x, _) = self.as_map(node, x)?;
+        weight.shape = vec![k, c, 1, 1];
+        let window = Window { kernel: [1, 1], stride: [1, 1], pad: [0; 4], dilation: [1, 1], ceil: false };
+        let flow = self.layer(node, x, [k, 1, 1, c], 1, (weight, bias), &window)?;
+        Ok(Flow { layout: flow.layout.transposed(&[0, 2, 3, 1]), ..flow })
     }
 }
 
