@@ -41,7 +41,7 @@ fn check_cifar(data: &[u8]) {
     for kind in [cifar::Kind::Cifar10, cifar::Kind::Cifar100] {
         if let Ok(set) = cifar::parse(data, kind) {
             assert_eq!((set.images.len(), set.labels.len()), (set.n * 3072, set.n));
-            assert!(set.labels.iter().all(|&l| usize::from(l) < set.classes));
+            assert!(set.labels.iter().all(|&l| (l as usize) < set.classes));
         }
     }
 }
