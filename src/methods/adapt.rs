@@ -58,7 +58,7 @@ impl Recipe {
         let wanted = asked.has("generator") || asked.has("images.from_generator");
         let stored = self.images.as_ref().is_some_and(|i| i.count > 0 && !i.given);
         if stored && self.trains_generator() && (!fits || large && !wanted) {
-            self.drop_generator();
+            self.drop_generator(asked.has("iters") && !asked.has("warmup"));
             if let Some(images) = &mut self.images {
                 if !asked.has("images.iters") {
                     images.iters = NOISE_ITERS;
@@ -108,18 +108,22 @@ impl Recipe {
         vec![format!("the network has no batch norms, or folded ones: {off} {verb} off{stand_in}")]
     }
 
-    /// Trains no generator: no warm-up, and all batches are stored images.
-    fn drop_generator(&mut self) {
-        self.iters -= self.warmup.min(self.iters);
+    /// Trains no generator: no warm-up, and all batches are stored images. What is left of the iterations are student steps;
+    /// with `all` of them.
+    fn drop_generator(&mut self, all: bool) {
+        if !all {
+            self.iters -= self.warmup.min(self.iters);
+        }
         self.warmup = 0;
         self.generator.every = 0;
         let images = self.images.get_or_insert_with(|| ImagesRecipe { count: 0, ..ImagesRecipe::default() });
         (images.from_generator, images.share) = (false, 1.0);
     }
 
-    /// Takes images that the caller hands in instead of synthetic ones: no generator, no warm-up, none optimised.
+    /// Takes images that the caller hands in instead of synthetic ones: no generator, no warm-up, none optimised. Doing it
+    /// again takes out a warm-up that was set since.
     pub fn take_images(&mut self) {
-        self.drop_generator();
+        self.drop_generator(false);
         if let Some(images) = &mut self.images {
             images.given = true;
             if images.count == 0 {
