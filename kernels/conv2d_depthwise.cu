@@ -1,7 +1,7 @@
 // Depthwise convolution (src/ops/conv2d_depthwise). Filters are packed to [r s c] first, so that neighbouring threads,
 // which serve neighbouring channels, read neighbouring weights.
 //
-// mapping   fprop, dgrad: a thread computes four outputs of one row for one channel (vec4: four channels). With stride 1
+// mapping   fprop, dgrad: a thread computes four outputs of one row for one channel (vec4: four channels). With strides of 1
 //           they lie a dilation apart, so that their sources overlap: a window of four in registers slides over the
 //           filter row, one load for four products. wgrad: 32 channels x 8 pixel lanes per block, up to eight taps of
 //           one filter row in registers; a block per filter row (group of eight taps) and part of the pixels
@@ -36,9 +36,14 @@ DEV void add_product(Channels<V>& sum, const Channels<V>& a, const Channels<V>& 
     for (int i = 0; i < V; i++) sum.v[i] += a.v[i] * b.v[i];
 }
 
+// How coordinates of one axis meet.
+struct DepthwiseAxis {
+    int stride, pad, dilation;
+};
+
 // The coordinate that output coordinate `at` meets on the source side at tap t, or -1.
 template <bool TRANSPOSED>
-DEV int meets(const DepthwiseShape& g, int at, int t, int length) {
+DEV int meets(DepthwiseAxis g, int at, int t, int length) {
     int i;
     if (TRANSPOSED) {
         int scaled = at + g.pad - t * g.dilation;
@@ -55,7 +60,8 @@ DEV void gather(const DepthwiseShape& g, const float* __restrict__ from, const f
                 const float* __restrict__ bias, float* __restrict__ out, float beta) {
     const int from_h = TRANSPOSED ? g.p : g.h, from_w = TRANSPOSED ? g.q : g.w;
     const int out_h = TRANSPOSED ? g.h : g.p, out_w = TRANSPOSED ? g.w : g.q;
-    int step = g.stride == 1 ? g.dilation : 1;
+    const bool dense = g.stride_h == 1 && g.stride_w == 1;
+    int step = dense ? g.dilation_w : 1;
     int strips = (out_w + 4 * step - 1) / (4 * step) * step, groups = g.c / V;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= g.n * out_h * strips * groups) return;
@@ -70,12 +76,12 @@ DEV void gather(const DepthwiseShape& g, const float* __restrict__ from, const f
 #pragma unroll
     for (int k = 0; k < 4; k++) sum[k] = fetch<V>(bias ? bias + c : w, bias != nullptr);
 
-    if (g.stride == 1) {
+    if (dense) {
         // The transposed sum is a convolution with the filter turned round.
-        int top = TRANSPOSED ? g.pad - (g.r - 1) * g.dilation : -g.pad;
-        int left = TRANSPOSED ? g.pad - (g.s - 1) * g.dilation : -g.pad;
+        int top = TRANSPOSED ? g.pad_h - (g.r - 1) * g.dilation_h : -g.pad_h;
+        int left = TRANSPOSED ? g.pad_w - (g.s - 1) * g.dilation_w : -g.pad_w;
         for (int r = 0; r < g.r; r++) {
-            int h = row + top + r * g.dilation;
+            int h = row + top + r * g.dilation_h;
             if (h < 0 || h >= from_h) continue;
             const float* line = image + h * from_w * g.c;
             const float* tap = w + (TRANSPOSED ? (g.r - r) * g.s - 1 : r * g.s) * g.c;
@@ -96,15 +102,16 @@ DEV void gather(const DepthwiseShape& g, const float* __restrict__ from, const f
             }
         }
     } else {
+        DepthwiseAxis down = {g.stride_h, g.pad_h, g.dilation_h}, across = {g.stride_w, g.pad_w, g.dilation_w};
         for (int r = 0; r < g.r; r++) {
-            int h = meets<TRANSPOSED>(g, row, r, from_h);
+            int h = meets<TRANSPOSED>(down, row, r, from_h);
             if (h < 0) continue;
             const float* line = image + h * from_w * g.c;
             for (int s = 0; s < g.s; s++) {
                 Channels<V> weight = fetch<V>(w + (r * g.s + s) * g.c, true);
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    int col = meets<TRANSPOSED>(g, first + k, s, from_w);
+                    int col = meets<TRANSPOSED>(across, first + k, s, from_w);
                     add_product(sum[k], fetch<V>(line + col * g.c, col >= 0), weight);
                 }
             }
@@ -163,13 +170,13 @@ KERNEL conv2d_depthwise_wgrad_partial_f32(DepthwiseShape g, const float* __restr
     if (c < g.c) {
         for (int pixel = begin + lane; pixel < end; pixel += 8) {
             int q = pixel % g.q, rest = pixel / g.q, n = rest / g.p;
-            int h = rest % g.p * g.stride + r * g.dilation - g.pad;
+            int h = rest % g.p * g.stride_h + r * g.dilation_h - g.pad_h;
             if (h < 0 || h >= g.h) continue;
             float d = dy[pixel * g.c + c];
             const float* line = x + (n * g.h + h) * g.w * g.c + c;
-            int col = q * g.stride + s0 * g.dilation - g.pad;
+            int col = q * g.stride_w + s0 * g.dilation_w - g.pad_w;
 #pragma unroll
-            for (int k = 0; k < 8; k++, col += g.dilation) {
+            for (int k = 0; k < 8; k++, col += g.dilation_w) {
                 if (s0 + k < g.s && (unsigned)col < (unsigned)g.w) sum[k] += d * line[col * g.c];
             }
         }

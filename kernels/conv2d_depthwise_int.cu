@@ -49,10 +49,10 @@ DEV void depthwise_int(const DepthwiseShape& g, const signed char* __restrict__ 
     int q = pixel % g.q, p = pixel / g.q % g.p, n = pixel / (g.q * g.p);
     int dots[V] = {}, ones[V] = {}, sums[V] = {}, taps = 0;
     for (int r = 0; r < g.r; r++) {
-        int row = p * g.stride + r * g.dilation - g.pad;
+        int row = p * g.stride_h + r * g.dilation_h - g.pad_h;
         if (row < 0 || row >= g.h) continue;
         for (int s = 0; s < g.s; s++) {
-            int col = q * g.stride + s * g.dilation - g.pad;
+            int col = q * g.stride_w + s * g.dilation_w - g.pad_w;
             if (col < 0 || col >= g.w) continue;
             int a[V], b[V];
             load_codes<V>(x + ((n * g.h + row) * g.w + col) * g.c + c, a);

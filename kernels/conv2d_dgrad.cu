@@ -8,7 +8,7 @@
 //           multiplication is wasted. Rows = pixels of a class, columns = c, depth = (taps of the class, k). Grid: row tiles of
 //           128, column tiles of 16, 32 or 64 (the suffix), classes.
 //           VEC needs k % 4 == 0, c % 4 == 0 and 16-byte aligned dy and w; `any` takes every shape.
-// traffic   from DRAM 4 bytes * (dy + w + dx); dy is read up to (r*s / stride^2) times from L2
+// traffic   from DRAM 4 bytes * (dy + w + dx); dy is read up to r*s / (stride_h * stride_w) times from L2
 // order     depth ascending
 // tried     -
 // measured  not yet measured on a GPU
@@ -30,9 +30,9 @@ struct DgradSource {
     int col;                 // of this thread, CONV_OUTSIDE beyond the last
 
     METHOD DgradSource(const Window& window, const float* dy, const float* w_, const ConvShape& z, int first_r, int first_s,
-                       int every, int first_row, int first_col)
+                       int every_h, int every_w, int first_row, int first_col)
         : g(window), walk(g), pixels(g, dy, first_row), w(w_), c(z.c), per_k(z.r * z.s * z.c),
-          first((first_r * z.s + first_s) * z.c), row_r(every * z.s * z.c), row_s(every * z.c),
+          first((first_r * z.s + first_s) * z.c), row_r(every_h * z.s * z.c), row_s(every_w * z.c),
           col(first_col + Filter::row()) {
         if (col >= c) col = CONV_OUTSIDE;
     }
@@ -64,29 +64,30 @@ struct DgradSource {
 };
 
 template <ConvMath MATH, int COLS, bool VEC>
-DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every,
-               const GradFinish& f) {
-    PixelClass part(z, every);
+DEV void dgrad(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every_h,
+               int every_w, const GradFinish& f) {
+    PixelClass part(z, every_h, every_w);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     if (first_row >= part.rows()) return;
-    DgradSource<MATH, COLS, VEC> source(part.window(every), dy, w, z, part.r.first, part.s.first, every, first_row, first_col);
+    DgradSource<MATH, COLS, VEC> source(part.window(every_h, every_w), dy, w, z, part.r.first, part.s.first, every_h, every_w,
+                                        first_row, first_col);
     Accumulator<MATH, COLS> sums;
     int depth = part.r.count * part.s.count * z.k;
     conv_run(source, (depth + Word<MATH>::SLICE - 1) / Word<MATH>::SLICE, sums);
     // Computed again: kept, it would take registers that the products need.
-    PixelClass again(z, opaque(every));
+    PixelClass again(z, opaque(every_h), opaque(every_w));
     int row = opaque(blockIdx.x) * CONV_ROWS, col = opaque(blockIdx.y) * COLS;
     GradOutput out(dx, bias, beta, z.c, f);
     sums.drain([&](int i) { return again.offset(row + i); },
                [&](int at, int i, float v0, float v1) { out.pair(at, col + i, v0, v1); });
 }
 
-// every: see conv_classes.cuh.
+// every_h, every_w: see conv_classes.cuh.
 #define DGRAD(name, MATH, COLS, VEC)                                                                             \
     KERNEL __launch_bounds__(CONV_THREADS, 2)                                                                    \
         name(ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias, \
-             float* __restrict__ dx, float beta, GradFinish f, int every) {                                      \
-        dgrad<MATH, COLS, VEC>(z, dy, w, bias, dx, beta, every, f);                                              \
+             float* __restrict__ dx, float beta, GradFinish f, int every_h, int every_w) {                       \
+        dgrad<MATH, COLS, VEC>(z, dy, w, bias, dx, beta, every_h, every_w, f);                                   \
     }
 
 DGRAD(conv2d_dgrad_f32_n16, F32, 16, true)

@@ -20,17 +20,17 @@
 
 template <ConvMath MATH, int COLS>
 DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta,
-                      int every, const GradFinish& f) {
-    PixelClass part(z, every);
+                      int every_h, int every_w, const GradFinish& f) {
+    PixelClass part(z, every_h, every_w);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     if (first_row >= part.rows()) return;
-    Window g = part.window(every);
+    Window g = part.window(every_h, every_w);
     StagedPixels pixels(g, dy, first_row);
-    StagedChannels<MATH, COLS> channels(w, z, part.r.first, part.s.first, every, first_col);
+    StagedChannels<MATH, COLS> channels(w, z, part.r.first, part.s.first, every_h, every_w, first_col);
     Accumulator<MATH, COLS> sums;
     run_stages<Stages<COLS>::MOST>(g, pixels, channels, sums);
     // Computed again: kept, it would take registers that the products need.
-    PixelClass again(z, opaque(every));
+    PixelClass again(z, opaque(every_h), opaque(every_w));
     GradOutput out(dx, bias, beta, z.c, f);
     sums.drain([&](int row) { return again.offset(first_row + row); },
                [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
@@ -45,8 +45,8 @@ DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const
     }                                                                                                                \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_dgrad_##math##_stages##COLS(                                    \
         ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,      \
-        float* __restrict__ dx, float beta, GradFinish f, int every) {                                               \
-        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every, f);                                                \
+        float* __restrict__ dx, float beta, GradFinish f, int every_h, int every_w) {                                \
+        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every_h, every_w, f);                                     \
     }
 
 STAGES(TF32, tf32, 64)

@@ -38,15 +38,15 @@ struct WgradSource {
                        int begin, int end_)
         : x(x_), dy(dy_), z(shape), total(), col(first_col + Grads::row()), pixel(begin + (int)threadIdx.x), end(end_) {
         int row = first_row + Inputs::row(), c = row % z.c, s = row / z.c % z.s, r = row / z.c / z.s;
-        dw = s * z.dilation;
-        tap = (r * z.dilation * z.w + dw) * z.c + c;
-        dh = r < z.r ? r * z.dilation : CONV_OUTSIDE;
+        dw = s * z.dilation_w;
+        tap = (r * z.dilation_h * z.w + dw) * z.c + c;
+        dh = r < z.r ? r * z.dilation_h : CONV_OUTSIDE;
         if (col >= z.k) col = CONV_OUTSIDE;
         q = pixel % z.q, p = pixel / z.q % z.p, n = pixel / z.q / z.p;
     }
     METHOD void next(int4* table) {
         if (threadIdx.x >= SLICE) return;
-        int h0 = p * z.stride - z.pad, w0 = q * z.stride - z.pad;
+        int h0 = p * z.stride_h - z.pad_h, w0 = q * z.stride_w - z.pad_w;
         bool valid = pixel < end;
         table[threadIdx.x] = make_int4(valid ? ((n * z.h + h0) * z.w + w0) * z.c : 0, valid ? h0 : CONV_OUTSIDE, w0,
                                        valid ? pixel * z.k : CONV_OUTSIDE);

@@ -36,7 +36,7 @@ struct PixelTables {
     }
     METHOD void fill(int table) const {
         int q = pixel % z.q, rest = pixel / z.q, p = rest % z.p, n = rest / z.p;
-        int h = p * z.stride - z.pad, w = q * z.stride - z.pad;
+        int h = p * z.stride_h - z.pad_h, w = q * z.stride_w - z.pad_w;
         bool valid = pixel < end;
         tables[table][threadIdx.x % STAGE_DEPTH] =
             make_int4(valid ? ((n * z.h + h) * z.w + w) * z.c : 0, valid ? h : CONV_OUTSIDE, w, 0);
@@ -57,9 +57,9 @@ struct TapOffset {
 
     METHOD TapOffset(const ConvShape& z, int row) {
         int c = row % z.c, s = row / z.c % z.s, r = row / z.c / z.s;
-        dw = s * z.dilation;
-        offset = (r * z.dilation * z.w + dw) * z.c + c;
-        dh = r < z.r ? r * z.dilation : CONV_OUTSIDE;
+        dw = s * z.dilation_w;
+        offset = (r * z.dilation_h * z.w + dw) * z.c + c;
+        dh = r < z.r ? r * z.dilation_h : CONV_OUTSIDE;
     }
     METHOD bool inside(const ConvShape& z, int4 at) const {
         return (unsigned)(at.y + dh) < (unsigned)z.h && (unsigned)(at.z + dw) < (unsigned)z.w;

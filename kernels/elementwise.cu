@@ -1,4 +1,4 @@
-// Sum, difference and product of two tensors, weighted sums of scalars (src/ops/elementwise.rs).
+// Sum, difference, product and quotient of two tensors, weighted sums of scalars (src/ops/elementwise.rs).
 //
 // mapping   four elements per thread; the weighted sum is one thread
 // traffic   12 bytes per element
@@ -19,6 +19,10 @@ KERNEL elementwise_negate_f32(const float* __restrict__ a, float* __restrict__ y
 
 KERNEL elementwise_mul_f32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int n) {
     quads_map(a, b, y, n, [](float u, float v) { return u * v; });
+}
+
+KERNEL elementwise_div_f32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int n) {
+    quads_map(a, b, y, n, [](float u, float v) { return __fdiv_rn(u, v); });
 }
 
 struct Terms {

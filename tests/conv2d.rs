@@ -59,7 +59,10 @@ fn wrong_shapes_are_errors() {
     assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 4], 2, p(1, 1))).contains("3 channels"));
     assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 5, p(1, 1))).contains("bias has shape 5"));
     assert!(message(try_it([1, 2, 2, 3], [2, 5, 5, 3], 2, p(1, 1))).contains("does not fit"));
-    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(0, 1))).contains("stride 0"));
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(0, 1))).contains("strides 0x0"));
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(1, 1).dilations([1, 0]))).contains("dilations 1x0"));
+    assert!(message(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(1, usize::MAX))).contains("does not fit"));
+    assert!(message(try_it([1, 2, 4, 3], [2, 3, 3, 3], 2, p(1, 0).pads([0, 4, 0, 4]))).contains("0 4 0 4 (top"));
     assert!(try_it([1, 4, 4, 3], [2, 3, 3, 3], 2, p(1, 1)).is_ok());
 }
 
@@ -77,7 +80,8 @@ fn depthwise_is_a_diagonal_convolution() {
         dense[i * c + i / (r * s)] = v;
     }
     let (dense, bias) = (Tensor::from_slice(&device, [c, r, s, c], &dense).unwrap(), bias.unwrap());
-    for p in [Conv2dParams::new(1, 2), Conv2dParams::new(2, 1), Conv2dParams::new(2, 3).dilation(2)] {
+    let uneven = Conv2dParams::new(1, 0).strides([1, 2]).pads([0, 2, 3, 1]).dilations([2, 1]);
+    for p in [Conv2dParams::new(1, 2), Conv2dParams::new(2, 1), Conv2dParams::new(2, 3).dilation(2), uneven] {
         let run = |w: &Tensor, depthwise: bool| {
             let mut tape = Tape::new(&device);
             let (x, w, b) = (tape.leaf(x.clone()), tape.leaf(w.clone()), tape.leaf(bias.clone()));

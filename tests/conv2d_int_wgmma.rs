@@ -39,8 +39,14 @@ fn tile(kernel: &str) -> (usize, u32) {
     }
 }
 
+/// `ConvShape` of the kernels.
+fn sizes(g: &Geometry) -> [i32; 15] {
+    let ([top, left, ..], [down, across], [apart, beside]) = (g.pad, g.stride, g.dilation);
+    [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, down, across, top, left, apart, beside].map(|v| v as i32)
+}
+
 fn launched(device: &Device, kernel: &'static str, g: &Geometry, bits: [u32; 2]) -> Vec<f32> {
-    let shape = [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, g.stride, g.pad, g.dilation].map(|v| v as i32);
+    let shape = sizes(g);
     let (cols, smem) = tile(kernel);
     let x = codes(device, g.n * g.h * g.w * g.c, 1, bits[0]);
     let w = codes(device, g.k * g.r * g.s * g.c, 2, bits[1]);

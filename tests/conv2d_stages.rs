@@ -19,19 +19,25 @@ fn guarded() -> Device {
     if nvidia { Device::cuda_guarded() } else { Device::emulator_guarded() }.unwrap()
 }
 
+/// `ConvShape` of the kernels.
+fn sizes(g: &Geometry) -> [i32; 15] {
+    let ([top, left, ..], [down, across], [apart, beside]) = (g.pad, g.stride, g.dilation);
+    [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, down, across, top, left, apart, beside].map(|v| v as i32)
+}
+
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// `0.5 * out + bias + product` by a kernel with column tiles of `cols` and `smem` bytes of dynamic shared memory.
 fn launched(device: &Device, kernel: &'static str, g: &Geometry, cols: usize, smem: u32) -> Vec<f32> {
-    let shape = [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, g.stride, g.pad, g.dilation].map(|v| v as i32);
+    let shape = sizes(g);
     let (x, y) = ([g.n, g.h, g.w, g.c], [g.n, g.p, g.q, g.k]);
     let back = kernel.contains("dgrad");
     let (from, to) = if back { (y, x) } else { (x, y) };
-    let side = |len: usize| if back { len.div_ceil(g.stride) } else { len };
-    let rows = to[0] * side(to[1]) * side(to[2]);
-    let classes = if back { g.stride * g.stride } else { 1 };
+    let side = |axis: usize| if back { to[axis + 1].div_ceil(g.stride[axis]) } else { to[axis + 1] };
+    let rows = to[0] * side(0) * side(1);
+    let classes = if back { g.stride[0] * g.stride[1] } else { 1 };
     let (from, w) = (ramp(device, &from, 1), ramp(device, &[g.k, g.r, g.s, g.c], 2));
     let (bias, out) = (ramp(device, &to[3..], 3), ramp(device, &to, 4));
     let launch = Launch::new(kernel)
@@ -44,7 +50,8 @@ fn launched(device: &Device, kernel: &'static str, g: &Geometry, cols: usize, sm
         .ptr(bias.address())
         .ptr(out.address())
         .val(0.5f32);
-    let launch = if back { launch.val([0u64; 7]).val((g.stride / gcd(g.stride, g.dilation)) as i32) } else { launch };
+    let every = |axis: usize| (g.stride[axis] / gcd(g.stride[axis], g.dilation[axis])) as i32;
+    let launch = if back { launch.val([0u64; 7]).val(every(0)).val(every(1)) } else { launch };
     launch.run(device.gpu().unwrap()).unwrap();
     device.synchronize().unwrap();
     out.to_vec().unwrap()
@@ -112,7 +119,7 @@ struct ConvStats {
 
 /// `y`, `u`, mean and variance, and the mask, of a frozen layer with everything, by a kernel with column tiles of `cols`.
 fn layer(device: &Device, (kernel, cols, smem): (&'static str, usize, u32), g: &Geometry) -> ([Vec<f32>; 4], Vec<u8>) {
-    let shape = [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, g.stride, g.pad, g.dilation].map(|v| v as i32);
+    let shape = sizes(g);
     let (out, rows) = ([g.n, g.p, g.q, g.k], (g.n * g.p * g.q).div_ceil(128));
     let (x, w) = (ramp(device, &[g.n, g.h, g.w, g.c], 1), ramp(device, &[g.k, g.r, g.s, g.c], 2));
     let (bias, residual) = (ramp(device, &[g.k], 3), ramp(device, &out, 4));
@@ -191,7 +198,7 @@ fn filter_gradient(
     bits: Option<u8>,
     per_part: usize,
 ) -> [Vec<f32>; 2] {
-    let shape = [g.n, g.h, g.w, g.c, g.k, g.r, g.s, g.p, g.q, g.stride, g.pad, g.dilation].map(|v| v as i32);
+    let shape = sizes(g);
     let (x, depth) = ([g.n, g.h, g.w, g.c], g.r * g.s * g.c);
     let x = match bits {
         None => ramp(device, &x, 1),

@@ -4,10 +4,10 @@ mod networks;
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
-use ghostbit::deploy::{Engine, Kind, lower};
+use ghostbit::deploy::{Engine, lower};
 use ghostbit::device::Device;
 use ghostbit::graph::passes::{QuantizeSpec, tune_bn};
-use ghostbit::graph::{Forward, Network, NodeKind, Taps};
+use ghostbit::graph::{Forward, Network, NodeKind, Taps, WeightQuant};
 use ghostbit::models::resnet::cifar_resnet;
 use ghostbit::tensor::Tensor;
 use networks::{calibrated, images, two_layers, with_depthwise, with_downsampling};
@@ -32,7 +32,7 @@ fn compare(what: &str, network: &mut Network, x: &Tensor) {
     let first = x.view(0, &shape[..]).unwrap();
     assert_eq!(bits(&engine.logits(&first).unwrap()), fake_quantized(network, &first), "{what}: one image");
     assert_eq!(
-        want[..engine.network().classes],
+        want[..engine.network().graph.classes],
         bits(&engine.logits(&first).unwrap()),
         "{what}: alone or among others"
     );
@@ -80,10 +80,11 @@ fn kernels_compute_the_fake_quantized_network() {
 #[test]
 fn codes_pass_max_pooling() {
     let network = lower(&calibrated(&with_downsampling(), QuantizeSpec::new(4, 4), 1), Normalization::CIFAR).unwrap();
-    let at = |name: &str| network.nodes.iter().position(|n| n.name == name).unwrap();
+    let at = |name: &str| network.graph.nodes.iter().position(|n| n.name == name).unwrap();
     let (values, max, after) = (network.values().unwrap(), at("max"), at("after"));
-    assert_eq!(network.nodes[after].inputs, [max]);
-    assert_eq!(values[max].codes, values[network.nodes[max].inputs[0]].codes);
+    let nodes = &network.graph.nodes;
+    assert_eq!(nodes[after].inputs, [max]);
+    assert_eq!(values[max].codes, values[nodes[max].inputs[0]].codes);
     assert!(values[max].codes.is_some());
 }
 
@@ -112,8 +113,8 @@ fn mixed_widths_and_tune_mode() {
     let mut network = calibrated(&graph, QuantizeSpec::new(4, 4), 3);
     graph = (*network.graph).clone();
     for (i, node) in graph.nodes.iter_mut().enumerate() {
-        if let NodeKind::Conv2d { quant: Some(q), .. } = &mut node.kind {
-            q.bits = 2 + (i % 7) as u8;
+        if let NodeKind::Conv2d(conv) = &mut node.kind {
+            conv.quant = Some(WeightQuant { bits: 2 + (i % 7) as u8 });
         }
     }
     network.graph = graph.clone().into();
@@ -124,19 +125,18 @@ fn mixed_widths_and_tune_mode() {
     assert_eq!(lower(&network, Normalization::CIFAR).unwrap(), apart);
 }
 
-/// A residual network becomes one node per layer, with everything behind it fused.
+/// A residual network is computed in one unit per layer, with everything behind it fused.
 #[test]
 fn what_follows_a_layer_is_fused() {
     let network = calibrated(&cifar_resnet(3, 10), QuantizeSpec::new(4, 4), 5);
     let integer = lower(&network, Normalization::CIFAR).unwrap();
-    let ops: Vec<&str> = integer.nodes.iter().map(|n| n.kind.op()).collect();
+    let (units, values) = (integer.units().unwrap(), integer.values().unwrap());
+    let ops: Vec<&str> = units.iter().map(|u| integer.graph.nodes[u.head].kind.name()).collect();
     let count = |op: &str| ops.iter().filter(|o| **o == op).count();
-    assert_eq!([count("conv"), count("shortcut_a"), count("linear")], [19, 2, 1]);
+    assert_eq!([count("conv2d"), count("shortcut"), count("linear")], [19, 2, 1]);
     assert_eq!(ops.len(), 1 + 19 + 2 + 1 + 1, "{ops:?}");
-    let integer_inputs = integer.nodes.iter().filter(|n| match &n.kind {
-        Kind::Conv { .. } => integer.values().unwrap()[n.inputs[0]].codes.is_some(),
-        _ => false,
-    });
+    let reads_codes = |i: &usize| values[units[*i].end].codes.is_some();
+    let integer_inputs = units.iter().filter(|u| u.layer.is_some() && reads_codes(&u.inputs[0]));
     assert_eq!(integer_inputs.count(), 18);
     let (float, packed) = integer.weight_bytes();
     assert!(packed * 7 < float, "{packed} of {float} bytes");

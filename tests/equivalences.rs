@@ -2,6 +2,7 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
+use ghostbit::graph::nodes::{Add, GlobalAvgPool};
 use ghostbit::graph::passes::{QuantizeSpec, fold_bn, quantize, tune_bn, with_math};
 use ghostbit::graph::{Forward, Network, NodeKind, RangeMode, Taps};
 use ghostbit::models::resnet::cifar_resnet;
@@ -235,18 +236,18 @@ fn folded_networks_compute_the_same() {
 fn a_convolution_that_others_read_is_not_fused() {
     let full = cifar_resnet(1, 10);
     let tuned = tune_bn(&full);
-    let norms = full.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. })).count();
-    let fused = tuned.nodes.iter().filter(|n| matches!(n.kind, NodeKind::ConvBn { .. })).count();
+    let norms = full.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm(_))).count();
+    let fused = tuned.nodes.iter().filter(|n| matches!(n.kind, NodeKind::ConvBn(_))).count();
     assert_eq!((norms, fused, tuned.nodes.len()), (7, 7, full.nodes.len() - 7));
     assert_eq!(tuned.shapes(2).unwrap().last(), full.shapes(2).unwrap().last());
 
     let mut shared = full.clone();
     let conv = shared.node("conv1").unwrap();
     let last = shared.nodes.len() - 1;
-    shared.push("again", NodeKind::GlobalAvgPool, &[conv]);
-    shared.push("out", NodeKind::Add, &[last, last]);
+    shared.push("again", NodeKind::from(GlobalAvgPool {}), &[conv]);
+    shared.push("out", NodeKind::from(Add {}), &[last, last]);
     let tuned = tune_bn(&shared);
-    assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d { .. }));
+    assert!(matches!(tuned.nodes[tuned.node("conv1").unwrap()].kind, NodeKind::Conv2d(_)));
 }
 
 /// A student in Tune mode gives the bits of the same student with its batch norms apart: both convolve codes.

@@ -141,7 +141,7 @@ fn frozen(device: &Device, c: usize, p: Conv2dParams, hindered: bool) -> (Vec<Ve
     let one = Conv2dParams::new(1, 1).math(p.math);
     let first = n.frozen(&x, [c, 3], one, Some(&residual), true);
     let second = n.frozen(&first[0], [c, 3], p, None, true);
-    let again = (p.stride == 1).then_some(&first[0]);
+    let again = (p.stride == [1; 2]).then_some(&first[0]);
     let third = n.frozen(&second[0], [c, 3], one, again, false);
     n.gradients(&[&third[0], &first[1], &first[2], &second[1], &second[2]], "conv_stats_bwd_f32")
 }
@@ -155,7 +155,7 @@ fn student(device: &Device, c: usize, p: Conv2dParams, hindered: bool) -> (Vec<V
     let one = Conv2dParams::new(1, 1).math(p.math);
     let first = n.student((&x, &codes), c, one, None);
     let second = n.student((&first.0, &first.1), c, p, None);
-    let again = (p.stride == 1).then_some((&first.0, &first.1));
+    let again = (p.stride == [1; 2]).then_some((&first.0, &first.1));
     let third = n.student((&second.0, &second.1), c, one, again);
     n.gradients(&[&third.0], "conv_block_bwd_f32")
 }

@@ -9,7 +9,7 @@ use ghostbit::ops::channel_stats::channel_stats;
 use ghostbit::ops::conv_block::{Operand, Then, conv_block};
 use ghostbit::ops::conv_bn_tune::{TuneNorm, conv_bn_tune};
 use ghostbit::ops::conv_stats::{After, conv_stats};
-use ghostbit::ops::conv2d::{Conv2dParams, Math, conv2d};
+use ghostbit::ops::conv2d::{Conv2dParams, Geometry, Math, conv2d};
 use ghostbit::ops::conv2d_int::conv2d_int;
 use ghostbit::ops::elementwise::add;
 use ghostbit::ops::fake_quant::{Axis, Codes, FakeQuantSpec, Ste, dequantize, fake_quant_coded};
@@ -66,10 +66,8 @@ fn student(device: &Device, s: Student, together: bool) -> (Vec<f32>, Vec<f32>, 
     let [mean, gamma, beta] = [4, 5, 6].map(|seed| Var::constant(ramp(device, &[s.k], seed)));
     let var: Vec<f32> = (0..s.k).map(|i| 0.4 + 0.3 * (i % 7) as f32).collect();
     let var = constant(device, &var);
-    let out = {
-        let side = |len: usize| (len + 2 * s.p.pad - s.p.dilation * (s.r - 1) - 1) / s.p.stride + 1;
-        [s.x[0], side(s.x[1]), side(s.x[2]), s.k]
-    };
+    let g = Geometry::new("layer", s.x.into(), [s.k, s.r, s.r, s.x[3]].into(), s.p).unwrap();
+    let out = [g.n, g.p, g.q, g.k];
     let (residual, rq) = quantized(t, ramp(device, &out, 7), 4, Axis::Tensor);
     let residual = t.leaf(residual.value);
     let reach = ((s.r * s.r * s.x[3]) as f32).sqrt();
@@ -185,8 +183,8 @@ fn teacher(device: &Device, s: Teacher, together: bool) -> (Vec<f32>, [Vec<f32>;
     let var: Vec<f32> = (0..s.k).map(|i| 0.4 + 0.3 * (i % 7) as f32).collect();
     let var = constant(device, &var).value;
     let norm = TuneNorm { gamma: Some(&gamma), beta: Some(&beta), mean: &mean, var: &var, eps: 1e-5, scaled: None };
-    let side = |len: usize| (len + 2 * s.p.pad - s.p.dilation * (s.r - 1) - 1) / s.p.stride + 1;
-    let out = [s.x[0], side(s.x[1]), side(s.x[2]), s.k];
+    let g = Geometry::new("layer", s.x.into(), [s.k, s.r, s.r, s.x[3]].into(), s.p).unwrap();
+    let out = [g.n, g.p, g.q, g.k];
     let residual = t.leaf(ramp(device, &out, 7));
     let before = device.gpu().unwrap().counters().launches;
     let (u, stats) = if together {

@@ -189,3 +189,40 @@ fn every_op_has_its_kernels() {
     }
     report(faults);
 }
+
+/// Kinds that a file outside `src/graph/nodes` may tell apart. A file that lists more of them is another list of all ops.
+const KINDS_TOLD_APART: usize = 8;
+
+/// Files of `src/graph/nodes` that hold no node kind.
+const NO_KIND: [&str; 2] = ["mod", "extent"];
+
+#[test]
+fn a_node_kind_is_one_file() {
+    let list = std::fs::read_to_string(root().join("src/graph/nodes/mod.rs")).unwrap();
+    let list = list.split("nodes! {").nth(1).and_then(|s| s.split('}').next()).expect("the list of kinds");
+    let kinds: Vec<(&str, &str)> = list.lines().filter_map(|l| l.trim().trim_end_matches(',').split_once(": ")).collect();
+    assert!(kinds.len() > 15, "{kinds:?}");
+    let mut faults = Vec::new();
+    for (path, text) in files("src/graph/nodes", &["rs"]) {
+        let stem = Path::new(&path).file_stem().unwrap().to_str().unwrap().to_string();
+        match kinds.iter().find(|(module, _)| *module == stem) {
+            _ if NO_KIND.contains(&&stem[..]) => {}
+            None => faults.push(format!("{path}: not in the list of src/graph/nodes/mod.rs")),
+            Some((_, kind)) if !text.contains(&format!("impl Kind for {kind} {{")) => {
+                faults.push(format!("{path}: does not implement Kind for {kind}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (path, text) in files("src", &["rs"]).iter().filter(|(path, _)| !path.starts_with("src/graph/nodes/")) {
+        let named = |kind: &str| {
+            let mut all = text.lines().map(code);
+            all.any(|l| l.split(&format!("NodeKind::{kind}")).skip(1).any(|rest| !rest.starts_with(char::is_alphanumeric)))
+        };
+        let told_apart = kinds.iter().filter(|(_, kind)| named(kind)).count();
+        if told_apart > KINDS_TOLD_APART {
+            faults.push(format!("{path}: tells {told_apart} node kinds apart; ask the kind's own file"));
+        }
+    }
+    report(faults);
+}

@@ -8,6 +8,7 @@ use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
 use ghostbit::deploy::{Engine, IntegerNetwork, OnnxForm, lower, onnx};
 use ghostbit::device::Device;
+use ghostbit::graph::nodes::{Add, Conv2d, GlobalAvgPool, Linear, MaxPool, ShortcutA};
 use ghostbit::graph::passes::{QuantizeSpec, quantize};
 use ghostbit::graph::{Forward, Graph, Init, InputKind, Network, NodeKind, RangeMode, Taps};
 use ghostbit::models::onnx::Imported;
@@ -15,6 +16,7 @@ use ghostbit::models::resnet::batch_norm;
 use ghostbit::ops::activation::Activation;
 use ghostbit::ops::conv2d::Conv2dParams;
 use ghostbit::ops::observe::EmaForm;
+use ghostbit::ops::pool::PoolParams;
 use ghostbit::tensor::{Shape, Tensor};
 use networks::{calibrated, images};
 use onnx_models::{Model, branches, computed, depthwise, flattened, float, int, ints, residual, tensor, text, value};
@@ -45,24 +47,24 @@ fn residual_by_hand(channels: usize) -> Graph {
     let x = g.input("images", InputKind::Real(vec![8, 8, channels]));
     let conv_bn = |g: &mut Graph, x, name: &str, [k, c, r]: [usize; 3], params: Conv2dParams| {
         let weight = g.param(format!("{name}.weight"), &[k, r, r, c], Init::Zeros);
-        let y = g.push(name, NodeKind::Conv2d { weight, bias: None, params, quant: None }, &[x]);
+        let y = g.push(name, NodeKind::from(Conv2d { weight, bias: None, params, quant: None }), &[x]);
         batch_norm(g, y, &format!("{name}_bn"), k, 1e-4, true)
     };
     let p = Conv2dParams::new;
-    let relu = || NodeKind::Activation(Activation::Relu);
+    let relu = || NodeKind::from(Activation::Relu);
     let x = conv_bn(&mut g, x, "stem", [5, channels, 3], p(1, 1));
     let x = g.push("relu1", relu(), &[x]);
-    let x = g.push("pool", NodeKind::MaxPool { k: 3, stride: 2, pad: 1 }, &[x]);
+    let x = g.push("pool", NodeKind::from(MaxPool { params: PoolParams::square(3, 2, 1) }), &[x]);
     let y = conv_bn(&mut g, x, "body", [7, 5, 3], p(2, 1));
     let skip = conv_bn(&mut g, x, "skip", [7, 5, 1], p(2, 0));
-    let x = g.push("sum", NodeKind::Add, &[y, skip]);
+    let x = g.push("sum", NodeKind::from(Add {}), &[y, skip]);
     let x = g.push("relu2", relu(), &[x]);
     let x = conv_bn(&mut g, x, "last", [6, 7, 3], p(1, 1));
-    let x = g.push("relu3", NodeKind::Activation(Activation::Relu6), &[x]);
-    let x = g.push("mean", NodeKind::GlobalAvgPool, &[x]);
+    let x = g.push("relu3", NodeKind::from(Activation::Relu6), &[x]);
+    let x = g.push("mean", NodeKind::from(GlobalAvgPool {}), &[x]);
     let weight = g.param("fc.weight", &[10, 6], Init::Zeros);
     let bias = Some(g.param("fc.bias", &[10], Init::Zeros));
-    g.push("fc", NodeKind::Linear { weight, bias, quant: None }, &[x]);
+    g.push("fc", NodeKind::from(Linear { weight, bias, quant: None }), &[x]);
     g
 }
 
@@ -189,14 +191,14 @@ fn the_shortcut_of_cifar_resnets_is_found() {
         m.graph.output[0] = value("probabilities", &[]);
         let network = imported(&m);
         let kinds: Vec<&NodeKind> = network.graph.nodes.iter().map(|n| &n.kind).collect();
-        assert_eq!(kinds[3], &NodeKind::ShortcutA { stride: 2, c_out: 7 });
-        assert_eq!(kinds[4], &NodeKind::GlobalAvgPool);
+        assert_eq!(kinds[3], &NodeKind::from(ShortcutA { stride: 2, c_out: 7 }));
+        assert_eq!(kinds[4], &NodeKind::from(GlobalAvgPool {}));
         assert_eq!((kinds.len(), network.graph.classes), (6, 10));
     }
     let network = imported(&computed());
     let kinds: Vec<&NodeKind> = network.graph.nodes.iter().map(|n| &n.kind).collect();
-    assert_eq!(kinds[3], &NodeKind::ShortcutA { stride: 2, c_out: 7 });
-    assert_eq!((kinds.len(), kinds[4]), (6, &NodeKind::GlobalAvgPool));
+    assert_eq!(kinds[3], &NodeKind::from(ShortcutA { stride: 2, c_out: 7 }));
+    assert_eq!((kinds.len(), kinds[4]), (6, &NodeKind::from(GlobalAvgPool {})));
 }
 
 fn floats(path: &Path) -> Vec<f32> {

@@ -4,7 +4,7 @@
 mod onnx_models;
 
 use ghostbit::device::Device;
-use ghostbit::models::onnx::Imported;
+use ghostbit::models::onnx::{Imported, Options};
 use onnx_models::{Model, branches, computed, depthwise, flattened, float, int, ints, residual, text, value};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -50,12 +50,15 @@ fn structure() {
         (|m| m.graph.node[3].output[0] = "x".into(), &["'x'", "twice"]),
         (|m| m.graph.node[3].output[0] = "stem".into(), &["'stem'", "twice"]),
         (|m| m.graph.initializer[1].name = "stem.weight".into(), &["'stem.weight'", "twice"]),
-        (|m| m.graph.node[2].op_type = "Mish".into(), &["/stem_relu", "Mish", "supported are Conv"]),
+        (|m| m.graph.node[2].op_type = "Einsum".into(), &["/stem_relu", "Einsum", "supported are Add"]),
         (|m| m.graph.node[2].domain = "com.example".into(), &["/stem_relu", "com.example"]),
         (|m| m.graph.node[2].op_type = "QuantizeLinear".into(), &["quantized already", "float"]),
         (|m| m.graph.input.push(value("z", &[1])), &["2 inputs", "x, z"]),
         (|m| m.graph.input.clear(), &["0 inputs"]),
-        (|m| m.graph.output.push(value("mean", &[])), &["2 outputs"]),
+        (
+            |m| m.graph.output.push(value("flat", &[])),
+            &["2 outputs", "'y' [batch, 10]", "'flat' [batch, 6]", "--output"],
+        ),
         (|m| m.graph.output[0].name = "stem_relu".into(), &["stem_relu", "logits"]),
         (|m| m.graph.output[0].name = "x".into(), &["'x'", "no node"]),
     ];
@@ -104,12 +107,11 @@ fn attributes() {
     let odd = |name, v: &[i64]| ints(name, v);
     let cases = [
         ("stem", odd("strides", &[0, 0]), "strides"),
-        ("stem", odd("strides", &[1, 2]), "strides"),
+        ("stem", odd("strides", &[1, 2, 1]), "strides"),
         ("stem", odd("strides", &[i64::MIN, i64::MIN]), "strides"),
         ("stem", odd("dilations", &[0, 0]), "dilations"),
         ("stem", odd("dilations", &[1 << 40, 1 << 40]), "dilations"),
         ("stem", odd("dilations", &[60000, 60000]), "does not fit"),
-        ("stem", odd("pads", &[1, 1, 0, 1]), "pads"),
         ("stem", odd("pads", &[-1; 4]), "pads"),
         ("stem", odd("pads", &[i64::MAX; 4]), "pads"),
         ("stem", odd("pads", &[65536; 4]), "numbers"),
@@ -117,30 +119,22 @@ fn attributes() {
         ("stem", odd("kernel_shape", &[3, 5]), "kernel_shape"),
         ("stem", int("group", 3), "groups"),
         ("stem", int("group", 0), "groups"),
-        ("body", text("auto_pad", "SAME_UPPER"), "auto_pad"),
         ("body", text("auto_pad", "SAME"), "auto_pad"),
         ("pool", odd("kernel_shape", &[0, 0]), "kernel_shape"),
         ("pool", odd("kernel_shape", &[1 << 62, 1 << 62]), "kernel_shape"),
         ("pool", odd("kernel_shape", &[11, 11]), "padding 1"),
-        ("pool", odd("kernel_shape", &[3, 2]), "window"),
-        ("pool", odd("pads", &[2; 4]), "half a window"),
-        ("pool", int("ceil_mode", 1), "ceil_mode"),
+        ("pool", odd("pads", &[3; 4]), "smaller than the window"),
         ("stem_bn", float("epsilon", -1.0), "epsilon"),
         ("stem_bn", float("epsilon", f32::NAN), "epsilon"),
-        ("y", float("alpha", 2.0), "alpha"),
+        ("y", float("alpha", f32::INFINITY), "alpha"),
         ("y", int("transA", 1), "transA"),
         ("y", int("transB", 0), "does not fit"),
-        ("flat", int("axis", 2), "axis"),
+        ("flat", int("axis", 9), "axis"),
     ];
     for (node, attribute, word) in cases {
         refuses(&spoiled(|m| set(m, node, attribute)), &[&format!("/{node}"), word]);
     }
-    refuses(&spoiled(|m| m.initializer("six").raw_data = 7f32.to_le_bytes().to_vec()), &["/last_relu", "0 .. 7"]);
-    let sigmoid = |m: &mut Model| {
-        m.node("Sigmoid", &["y"], "z", vec![]);
-        m.graph.output[0] = value("z", &[]);
-    };
-    refuses(&spoiled(sigmoid), &["/z", "Sigmoid"]);
+    refuses(&spoiled(|m| m.initializer("six").raw_data = (-1f32).to_le_bytes().to_vec()), &["/last_relu", "0 .. -1"]);
 }
 
 /// Integers that are computed on the way.
@@ -154,13 +148,13 @@ fn sizes() {
     let cases: [(Edit, &[&str]); 9] = [
         (|m| drop(m.int64s("four", &[1 << 62])), &["four", "twice"]),
         (|m| m.initializer("four").raw_data = (1i64 << 62).to_le_bytes().to_vec(), &["/both_ends", "counted"]),
-        (|m| m.initializer("four").raw_data = 400i64.to_le_bytes().to_vec(), &["/zeros", "too many"]),
+        (|m| m.initializer("four").raw_data = (1i64 << 40).to_le_bytes().to_vec(), &["/zeros", "numbers"]),
         (|m| m.initializer("four").raw_data = 3i64.to_le_bytes().to_vec(), &["/shortcut", "pads"]),
-        (|m| m.initializer("wanted").dims = vec![1 << 40], &["wanted", "sizes"]),
-        (|m| m.initializer("zero").raw_data = 9i64.to_le_bytes().to_vec(), &["not supported"]),
+        (|m| m.initializer("wanted").dims = vec![1 << 40], &["/zeros", "dimension"]),
+        (|m| m.initializer("zero").raw_data = 9i64.to_le_bytes().to_vec(), &["/given", "element 9 of 1"]),
         (|m| m.initializer("two").raw_data = 0i64.to_le_bytes().to_vec(), &["/rows"]),
         (|m| rewire(m, "reversed", 4, "zero"), &["/reversed", "steps of 0"]),
-        (|m| rewire(m, "row_shape", 1, "batch"), &["/row", "one row per image"]),
+        (|m| rewire(m, "row_shape", 1, "batch"), &["/row", "to [batch, batch]"]),
     ];
     for (edit, words) in cases {
         refuses(&computed(edit), words);
@@ -174,7 +168,7 @@ fn sizes() {
             }
             rewire(m, "table", 0, &list);
         }),
-        &["/list1", "more than 16"],
+        &["/list", "at most 4096"],
     );
 }
 
@@ -185,30 +179,13 @@ fn joined_and_flattened() {
         edit(&mut m);
         m.bytes()
     };
-    refuses(&joined(|m| set(m, "both", int("axis", 2))), &["/both", "axis = 2"]);
+    refuses(&joined(|m| set(m, "both", int("axis", 2))), &["/both", "axis 2"]);
     refuses(&joined(|m| rewire(m, "dense", 2, "mean")), &["/dense", "cycle"]);
     refuses(&joined(|m| rewire(m, "next", 0, "narrow_relu")), &["/next", "3 channels"]);
     refuses(&joined(|m| rewire(m, "both", 1, "fc.weight")), &["/both", "no activation"]);
     let mut m = flattened();
     m.graph.output[0] = value("flat", &[]);
     refuses(&m.bytes(), &["'flat'", "logits"]);
-    m.node("Relu", &["flat"], "again", vec![]);
-    m.node("Concat", &["again", "flat"], "twice", vec![int("axis", 1)]);
-    m.graph.output[0] = value("twice", &[]);
-    refuses(&m.bytes(), &["/twice", "flattened"]);
-}
-
-/// What methods need is named, and how to get it.
-#[test]
-fn folded_batch_norm() {
-    let mut m = Model::new([3, 8, 8]);
-    let (w, b) = (m.drawn("conv.weight", &[4, 3, 3, 3], -0.5), m.drawn("conv.bias", &[4], 0.0));
-    m.node("Conv", &["x", &w, &b], "conv", vec![]);
-    m.node("Relu", &["conv"], "relu", vec![]);
-    m.node("GlobalAveragePool", &["relu"], "mean", vec![]);
-    m.node("Flatten", &["mean"], "flat", vec![]);
-    m.gemm("flat", [10, 4]);
-    refuses(&m.bytes(), &["no BatchNormalization", "folded", "running statistics", "do_constant_folding=False"]);
 }
 
 /// One large constant that many nodes read would be copied for each.
@@ -250,7 +227,8 @@ fn repeated_names_and_long_chains_take_no_time() {
 
 /// What was taken has the shapes and weights that it says.
 fn check(data: &[u8]) {
-    if let Ok(found) = Imported::parse(data, "net") {
+    let options = Options { filled: 1 << 20, ..Options::default() };
+    if let Ok(found) = Imported::parse_with(data, "net", &options) {
         let shapes = found.graph.shapes(1).unwrap();
         assert_eq!(shapes.last().unwrap()[..], [1, found.graph.classes]);
         found.network(&Device::cpu(), Path::new("net")).unwrap();

@@ -2,6 +2,7 @@
 
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::device::Device;
+use ghostbit::graph::nodes::FakeQuant;
 use ghostbit::graph::passes::{QuantizeSpec, quantize};
 use ghostbit::graph::{Network, NodeKind};
 use ghostbit::models::resnet::cifar_resnet;
@@ -15,21 +16,21 @@ fn quantize_puts_one_quantizer_after_each_relu_and_keeps_names() {
     let q = quantize(&float, QuantizeSpec { first_bits: Some(8), ..QuantizeSpec::new(4, 5) }).unwrap();
     let mut quantizers = 0;
     for (id, node) in q.nodes.iter().enumerate() {
-        if let NodeKind::FakeQuant { bits } = node.kind {
+        if let NodeKind::from(FakeQuant { bits }) = node.kind {
             let [input] = node.inputs[..] else { panic!("{} has {:?}", node.name, node.inputs) };
-            assert_eq!(q.nodes[input].kind, NodeKind::Activation(Activation::Relu), "{}", node.name);
+            assert_eq!(q.nodes[input].kind, NodeKind::from(Activation::Relu), "{}", node.name);
             assert_eq!(bits, 5);
             quantizers += 1;
-        } else if node.kind == NodeKind::Activation(Activation::Relu) {
+        } else if node.kind == NodeKind::from(Activation::Relu) {
             let readers: Vec<_> = q.nodes.iter().filter(|n| n.inputs.contains(&id)).collect();
             assert_eq!(readers.len(), 1, "the float output of {} is used", node.name);
-            assert!(matches!(readers[0].kind, NodeKind::FakeQuant { .. }), "{}", node.name);
+            assert!(matches!(readers[0].kind, NodeKind::FakeQuant(_)), "{}", node.name);
         }
     }
     // One ReLU after the stem and two in each of nine blocks.
     assert_eq!(quantizers, 19);
     let names = |g: &ghostbit::graph::Graph| -> Vec<String> {
-        g.nodes.iter().filter(|n| !matches!(n.kind, NodeKind::FakeQuant { .. })).map(|n| n.name.clone()).collect()
+        g.nodes.iter().filter(|n| !matches!(n.kind, NodeKind::FakeQuant(_))).map(|n| n.name.clone()).collect()
     };
     assert_eq!(names(&q), names(&float));
     let values = |g: &ghostbit::graph::Graph| -> Vec<(String, Vec<usize>)> {

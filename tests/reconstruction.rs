@@ -4,6 +4,7 @@ use ghostbit::Error;
 use ghostbit::autograd::{Tape, Var};
 use ghostbit::data::Normalization;
 use ghostbit::device::Device;
+use ghostbit::graph::nodes::{Conv2d, GlobalAvgPool};
 use ghostbit::graph::passes::{QuantizeSpec, quantize, tune_bn};
 use ghostbit::graph::{Drop, Forward, Graph, Init, InputKind, Network, NodeKind, Swing, Taps};
 use ghostbit::methods::Recipe;
@@ -72,10 +73,10 @@ fn plain_networks_are_cut_behind_each_activation() {
     for i in 0..2 {
         let weight = g.param(format!("c{i}.weight"), &[3, 3, 3, 3], Init::Zeros);
         let params = Conv2dParams::new(1, 1);
-        x = g.push(format!("c{i}"), NodeKind::Conv2d { weight, bias: None, params, quant: None }, &[x]);
-        x = g.push(format!("relu{i}"), NodeKind::Activation(Activation::Relu), &[x]);
+        x = g.push(format!("c{i}"), NodeKind::from(Conv2d { weight, bias: None, params, quant: None }), &[x]);
+        x = g.push(format!("relu{i}"), NodeKind::from(Activation::Relu), &[x]);
     }
-    g.push("pool", NodeKind::GlobalAvgPool, &[x]);
+    g.push("pool", NodeKind::from(GlobalAvgPool {}), &[x]);
     assert_eq!(g.blocks().unwrap().len(), 1, "nothing is quantized");
     let q = quantize(&g, QuantizeSpec::new(4, 4)).unwrap();
     let of = |a: &str, b: &str| (a.to_string(), b.to_string());

@@ -60,8 +60,7 @@ struct FpropSource {
 // `out` as in conv_output.cuh.
 template <ConvMath MATH, int COLS, bool VEC, class Output>
 DEV void fprop(const ConvShape& z, const float* x, const float* w, Output out) {
-    Window g = {z.n, z.p,    z.q,    z.h,        z.w,        z.c, z.stride,
-                -z.pad, -z.pad, z.dilation, z.dilation, z.r, z.s};
+    Window g = forward_window(z);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     FpropSource<MATH, COLS, VEC> source(g, x, w, z.k, first_row, first_col);
     Accumulator<MATH, COLS> sums;

@@ -1,18 +1,23 @@
 // The operand of forward and data gradient whose rows are pixels and whose depth is (tap, channel): each row is a window
 // of an NHWC tensor, and moving by a tap moves the window.
 //
-//   source pixel of row (n, a, b) and tap (i, j) = (a * scale + start_h + i * step_h, b * scale + start_w + j * step_w)
+//   source pixel of row (n, a, b) and tap (i, j) = (a * scale_h + start_h + i * step_h, b * scale_w + start_w + j * step_w)
 #pragma once
 #include "conv_tile.cuh"
 
 struct Window {
     int n, rows_h, rows_w;    // rows are n x rows_h x rows_w
     int h, w, c;              // source image
-    int scale;                // source pixels per row pixel
+    int scale_h, scale_w;     // source pixels per row pixel
     int start_h, start_w;     // of tap (0, 0)
     int step_h, step_w;       // between taps
     int taps_h, taps_w;
 };
+
+// That of forward.
+DEV Window forward_window(const ConvShape& z) {
+    return {z.n, z.p, z.q, z.h, z.w, z.c, z.stride_h, z.stride_w, -z.pad_h, -z.pad_w, z.dilation_h, z.dilation_w, z.r, z.s};
+}
 
 // Walks the depth: thread t < SLICE owns position t of every slice.
 template <int SLICE>
@@ -49,8 +54,8 @@ struct WindowRows {
         for (int pass = 0; pass < Held::PASSES; pass++) {
             int row = first_row + Held::row(pass), b = row % g.rows_w, rest = row / g.rows_w;
             int a = rest % g.rows_h, n = rest / g.rows_h;
-            h0[pass] = n < g.n ? a * g.scale + g.start_h : CONV_OUTSIDE;
-            w0[pass] = b * g.scale + g.start_w;
+            h0[pass] = n < g.n ? a * g.scale_h + g.start_h : CONV_OUTSIDE;
+            w0[pass] = b * g.scale_w + g.start_w;
             // Only used for pixels that exist, so the overflow of an outside row does not matter.
             base[pass] = n < g.n ? ((n * g.h + h0[pass]) * g.w + w0[pass]) * g.c : 0;
         }

@@ -97,8 +97,8 @@ struct IntSource {
         for (int pass = 0; pass < Pixels::PASSES; pass++) {
             int row = first_row + Pixels::row(pass), b = row % g.rows_w, rest = row / g.rows_w;
             int a = rest % g.rows_h, n = rest / g.rows_h;
-            h0[pass] = n < g.n ? a * g.scale + g.start_h : CONV_OUTSIDE;
-            w0[pass] = b * g.scale + g.start_w;
+            h0[pass] = n < g.n ? a * g.scale_h + g.start_h : CONV_OUTSIDE;
+            w0[pass] = b * g.scale_w + g.start_w;
             base[pass] = n < g.n ? ((n * g.h + h0[pass]) * g.w + w0[pass]) * g.c : 0;
         }
 #pragma unroll
@@ -201,8 +201,8 @@ struct IntPixel {
     bool whole;   // its window lies inside the image
     METHOD IntPixel() {}
     METHOD IntPixel(const ConvShape& z, int row_) : row(row_), inside(row_ < z.n * z.p * z.q) {
-        int h0 = row / z.q % z.p * z.stride - z.pad, w0 = row % z.q * z.stride - z.pad;
-        whole = h0 >= 0 && w0 >= 0 && h0 + (z.r - 1) * z.dilation < z.h && w0 + (z.s - 1) * z.dilation < z.w;
+        int h0 = row / z.q % z.p * z.stride_h - z.pad_h, w0 = row % z.q * z.stride_w - z.pad_w;
+        whole = h0 >= 0 && w0 >= 0 && h0 + (z.r - 1) * z.dilation_h < z.h && w0 + (z.s - 1) * z.dilation_w < z.w;
     }
 };
 
@@ -217,10 +217,10 @@ struct TapSums {
     // Over the taps inside the image.
     METHOD Wide inside(const ConvShape& z, const IntPixel& at) const {
         if (at.whole) return all;
-        int h0 = at.row / z.q % z.p * z.stride - z.pad, w0 = at.row % z.q * z.stride - z.pad;
+        int h0 = at.row / z.q % z.p * z.stride_h - z.pad_h, w0 = at.row % z.q * z.stride_w - z.pad_w;
         Wide sum = 0;
         for (int i = 0; i < z.r * z.s; i++) {
-            int h = h0 + i / z.s * z.dilation, v = w0 + i % z.s * z.dilation;
+            int h = h0 + i / z.s * z.dilation_h, v = w0 + i % z.s * z.dilation_w;
             if ((unsigned)h < (unsigned)z.h && (unsigned)v < (unsigned)z.w) sum += tap[i];
         }
         return sum;
@@ -263,7 +263,7 @@ DEV void conv_int(const ConvShape& z, const signed char* x, const signed char* w
     SMEM(uint32_t, a, [2][CONV_WORDS][CONV_ROWS + 8]);
     SMEM(uint32_t, b, [2][CONV_WORDS][COLS + 8]);
     SMEM(int4, table, [2][INT_SLICE]);
-    Window g = {z.n, z.p, z.q, z.h, z.w, z.c, z.stride, -z.pad, -z.pad, z.dilation, z.dilation, z.r, z.s};
+    Window g = forward_window(z);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     IntSource<COLS, V, PACKED> source(g, x, w, z.k, first_row, first_col);
     IntSums<COLS> sums;

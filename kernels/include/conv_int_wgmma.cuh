@@ -61,7 +61,7 @@ struct GroupPixels {
         for (int pass = 0; pass < PASSES; pass++) {
             int row = first_row + group_row() + pass * GROUP_STEP;
             int b = row % g.rows_w, rest = row / g.rows_w, a = rest % g.rows_h, n = rest / g.rows_h;
-            int h = a * g.scale + g.start_h, w = b * g.scale + g.start_w;
+            int h = a * g.scale_h + g.start_h, w = b * g.scale_w + g.start_w;
             base[pass] = ((n * g.h + h) * g.w + w) * g.c;
             inside[pass] = 0;
             if (n >= g.n) continue;
@@ -164,7 +164,7 @@ DEV void conv_int_wgmma(const ConvShape& z, const signed char* x, const signed c
     DYN_SMEM(unsigned char, dynamic);
     unsigned char* stages = dynamic + (0u - smem_address(dynamic)) % WGMMA_ALIGN;
     unsigned address = smem_address(stages);
-    Window g = {z.n, z.p, z.q, z.h, z.w, z.c, z.stride, -z.pad, -z.pad, z.dilation, z.dilation, z.r, z.s};
+    Window g = forward_window(z);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     GroupPixels pixels(g, x, first_row);
     GroupFilters<COLS, PACKED> filters(z, w, first_col);

@@ -74,7 +74,7 @@ struct StagedPixels {
         for (int pass = 0; pass < PASSES; pass++) {
             int row = first_row + stage_row() + pass * STAGE_STEP;
             int b = row % g.rows_w, rest = row / g.rows_w, a = rest % g.rows_h, n = rest / g.rows_h;
-            int h = a * g.scale + g.start_h, w = b * g.scale + g.start_w;
+            int h = a * g.scale_h + g.start_h, w = b * g.scale_w + g.start_w;
             base[pass] = ((n * g.h + h) * g.w + w) * g.c + stage_quad() * 4;
             inside[pass] = 0;
             if (n >= g.n) continue;
@@ -169,8 +169,9 @@ struct StagedChannels : Across<COLS> {
     int base, per_k, row_r, row_s;  // offset of the thread's quad; elements of a filter; between taps of the class
     int left;                       // depths from the thread's first one on, 0 beyond the last column
 
-    METHOD StagedChannels(const float* w_, const ConvShape& z, int first_r, int first_s, int every, int first_col)
-        : w(w_), per_k(z.r * z.s * z.c), row_r(every * z.s * z.c), row_s(every * z.c) {
+    METHOD StagedChannels(const float* w_, const ConvShape& z, int first_r, int first_s, int every_h, int every_w,
+                          int first_col)
+        : w(w_), per_k(z.r * z.s * z.c), row_r(every_h * z.s * z.c), row_s(every_w * z.c) {
         int col = first_col + Tile::quad() * 4;
         base = Tile::depth() * per_k + (first_r * z.s + first_s) * z.c + col;
         left = col < z.c ? z.k - Tile::depth() : 0;
@@ -277,7 +278,7 @@ DEV void run_stages(const Window& g, const StagedPixels& pixels, const Columns& 
 // takes it.
 template <ConvMath MATH, int COLS, int COUNT, class Give>
 DEV void fprop_sums(const ConvShape& z, const float* x, const float* w, Give give) {
-    Window g = {z.n, z.p, z.q, z.h, z.w, z.c, z.stride, -z.pad, -z.pad, z.dilation, z.dilation, z.r, z.s};
+    Window g = forward_window(z);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS, rows = z.n * z.p * z.q;
     StagedPixels pixels(g, x, first_row);
     StagedFilters<MATH, COLS> filters(w, z, first_col);

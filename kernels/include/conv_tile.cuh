@@ -40,12 +40,14 @@ constexpr int CONV_WORDS = 16;  // depth words of a slice
 // A coordinate that no image has, also after a tap's offset is added.
 constexpr int CONV_OUTSIDE = -(1 << 29);
 
-// Mirrors Shape of src/ops/conv2d/gpu.rs.
+// Mirrors Shape of src/ops/conv2d/launch.rs. Padding below and right shows in p and q alone.
 struct ConvShape {
     int n, h, w, c;  // x
     int k, r, s;     // filter
     int p, q;        // y
-    int stride, pad, dilation;
+    int stride_h, stride_w;
+    int pad_h, pad_w;  // above, left
+    int dilation_h, dilation_w;
 };
 
 // Depth elements per word.

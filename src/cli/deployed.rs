@@ -42,7 +42,7 @@ pub fn write(selected: &mut Network, norm: Normalization, folder: &Path) -> Resu
     let device = selected.device();
     if !device.is_emulated() {
         let engine = Engine::on(&device, integer)?;
-        let input = engine.network().input.clone();
+        let input = engine.network().input().to_vec();
         let speeds =
             TIMED.map(|(batch, rounds)| measure::compare(&engine, selected, timed_batch(batch, &input), rounds));
         let speeds: Vec<Speed> = speeds.into_iter().collect::<Result<_>>()?;

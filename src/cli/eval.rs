@@ -158,8 +158,8 @@ fn integer(path: &Path, args: &Args, device: &Device, why: &str) -> Result<()> {
     let mut rows = Vec::new();
     let mut logits = Logits::default();
     for set in &sets {
-        let (d, input) = (&set.data, &engine.network().input);
-        if [d.h, d.w, d.c] != input[..] || !d.fits(engine.network().classes) {
+        let (d, input) = (&set.data, engine.network().input());
+        if [d.h, d.w, d.c] != input[..] || !d.fits(engine.network().graph.classes) {
             let largest = d.labels.iter().max().unwrap_or(&0);
             let found = format!("{}x{}x{} images with labels up to {largest}", d.h, d.w, d.c);
             let detail = format!("{} holds {found}; {} takes {input:?}", set.name, path.display());
@@ -170,7 +170,7 @@ fn integer(path: &Path, args: &Args, device: &Device, why: &str) -> Result<()> {
         logits.add(&set.name, d.n, values);
     }
     if let Some(file) = &args.inputs {
-        let images = images(file, &engine.network().input, device)?;
+        let images = images(file, engine.network().input(), device)?;
         logits.add(INPUTS, images.dim(0), batches(&images, |x| engine.logits(&x))?);
     }
     logits.save(args)?;
@@ -179,9 +179,9 @@ fn integer(path: &Path, args: &Args, device: &Device, why: &str) -> Result<()> {
     let mut network = args.network.load_any(device)?.network;
     let mut speeds = Vec::new();
     // Another network's speed says nothing: --arch and --model name the right one.
-    let same = network.graph.inputs == [InputKind::Real(engine.network().input.clone())];
+    let same = network.graph.inputs == [InputKind::Real(engine.network().input().to_vec())];
     for (batch, rounds) in TIMED.into_iter().filter(|_| same && args.inputs.is_none()) {
-        let batch = super::deployed::timed_batch(batch, &engine.network().input);
+        let batch = super::deployed::timed_batch(batch, engine.network().input());
         speeds.push(measure::compare(&engine, &mut network, batch, rounds)?);
     }
     if args.json {
@@ -189,7 +189,7 @@ fn integer(path: &Path, args: &Args, device: &Device, why: &str) -> Result<()> {
             .iter()
             .map(|s| json!({"batch": s.batch, "integer_seconds": s.integer, "float_seconds": s.float}))
             .collect();
-        let doc = json!({"integer": path, "network": engine.network().name, "device": device.name(), "device_reason": why, "results": rows,
+        let doc = json!({"integer": path, "network": engine.network().graph.name, "device": device.name(), "device_reason": why, "results": rows,
             "weight_bytes": {"float": float, "packed": packed}, "file_bytes": file, "speed": speeds});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
         return Ok(());

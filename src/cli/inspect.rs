@@ -38,7 +38,7 @@ pub fn run(args: Args) -> Result<()> {
         // Inputs read once, output written once, f32.
         let touched: usize = node.inputs.iter().map(|&i| shapes[i].elements()).sum::<usize>() + shapes[id].elements();
         let flops = 2.0 * graph.macs(id, &single) * args.batch as f64;
-        Row { name: node.name.clone(), op: node.kind.op(), shape: shapes[id].to_string(), flops, bytes: 4 * touched }
+        Row { name: node.name.clone(), op: node.kind.name(), shape: shapes[id].to_string(), flops, bytes: 4 * touched }
     };
     let rows: Vec<Row> = (0..graph.nodes.len()).map(row).collect();
     let mut quantizers = Vec::new();

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::graph::passes::{QuantizeSpec, quantize};
 use crate::graph::{Graph, InputKind, Network};
 use crate::models::architecture;
-use crate::models::onnx::Imported;
+use crate::models::onnx::{Imported, Options};
 use crate::tensor::io::Checkpoint;
 use crate::train::TestSet;
 use crate::{Error, Result};
@@ -112,31 +112,25 @@ impl NetworkArgs {
 
     /// The network in an ONNX file, with what the arguments say about it.
     fn import(&self, path: &Path) -> Result<Imported> {
-        let _size = self.channels_height_width()?;
-        if let Some(key) = [self.output.as_ref().map(|_| "--output"), self.input_size.as_ref().map(|_| "--input-size")]
-            .into_iter()
-            .flatten()
-            .next()
-        {
-            return Err(Error::config(key, "is not understood by the importer yet"));
-        }
-        Imported::load(path)
+        let options =
+            Options { output: self.output.clone(), input_size: self.channels_height_width()?, ..Options::default() };
+        Imported::load_with(path, &options)
     }
 
-    /// What `--input-size` says: `[c, h, w]`, c = 3 unless it is given.
+    /// What `--input-size` says: `[c, h, w]`, c = 0 unless it is given.
     fn channels_height_width(&self) -> Result<Option<[usize; 3]>> {
-        let size = match self.input_size.as_deref() {
+        let (size, given) = match self.input_size.as_deref() {
             None => return Ok(None),
-            Some(&[side]) => [3, side, side],
-            Some(&[h, w]) => [3, h, w],
-            Some(&[c, h, w]) => [c, h, w],
+            Some(&[side]) => ([0, side, side], 1),
+            Some(&[h, w]) => ([0, h, w], 1),
+            Some(&[c, h, w]) => ([c, h, w], 0),
             Some(other) => {
                 let detail = format!("{} numbers; give H,W or C,H,W", other.len());
                 return Err(Error::config("--input-size", detail));
             }
         };
-        if size.contains(&0) {
-            return Err(Error::config("--input-size", format!("{size:?}: sizes must be at least 1")));
+        if size[given..].contains(&0) {
+            return Err(Error::config("--input-size", "sizes must be at least 1"));
         }
         Ok(Some(size))
     }

@@ -27,8 +27,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let engine = Engine::new(IntegerNetwork::load(&args.network)?)?;
     let network = engine.network();
-    let &[h, w, 3] = &network.input[..] else {
-        let e = format!("takes inputs of shape {:?}; images have three channels", network.input);
+    let &[h, w, 3] = &network.input()[..] else {
+        let e = format!("takes inputs of shape {:?}; images have three channels", network.input());
         return Err(Error::file(&args.network, e));
     };
     let mut rows = Vec::new();
@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
         rows.push(json!({"image": path, "classes": list}));
     }
     if args.json {
-        let doc = json!({"network": network.name, "file": args.network, "results": rows});
+        let doc = json!({"network": network.graph.name, "file": args.network, "results": rows});
         println!("{}", serde_json::to_string_pretty(&doc).expect("plain data"));
     }
     Ok(())

@@ -37,7 +37,7 @@ pub struct Speed {
 /// Times the engine and `network` without its quantizers, in turn, on batches of drawn images. Both lie on one device.
 pub fn compare(engine: &Engine, network: &mut Network, batch: usize, rounds: usize) -> Result<Speed> {
     let device = network.device();
-    let x = random::normal(&device, Shape::new(&[&[batch], &engine.network().input[..]].concat()), 1, 0)?;
+    let x = random::normal(&device, Shape::new(&[&[batch], engine.network().input()].concat()), 1, 0)?;
     let how = Forward { float: true, ..Forward::eval() };
     let mut seconds = [Vec::new(), Vec::new()];
     // The first round fills the memory pools.

@@ -1,6 +1,6 @@
 //! A network cut into blocks at the places that all values pass through, and what a cut needs.
 
-use super::{Graph, NodeId, NodeKind, WeightQuant};
+use super::{Graph, NodeId, NodeKind};
 use crate::{Error, Result};
 
 /// Consecutive nodes with one value going in and one coming out.
@@ -12,17 +12,6 @@ pub struct Block {
     pub to: NodeId,
 }
 
-/// Of a convolution or linear layer: how its weights are quantized.
-fn layer_bits(kind: &NodeKind) -> Option<Option<WeightQuant>> {
-    match kind {
-        NodeKind::Conv2d { quant, .. }
-        | NodeKind::ConvBn { quant, .. }
-        | NodeKind::Conv2dDepthwise { quant, .. }
-        | NodeKind::Linear { quant, .. } => Some(*quant),
-        _ => None,
-    }
-}
-
 impl Graph {
     /// The smallest blocks that hold quantized weights each, in order: a residual block with its branches is one, a
     /// convolution outside of them is one, so is the classifier. A block ends behind the normalisation and activation of
@@ -30,7 +19,7 @@ impl Graph {
     ///
     /// Errors if the graph has several inputs, or none that anything is computed from.
     pub fn blocks(&self) -> Result<Vec<Block>> {
-        self.cut(|kind| layer_bits(kind).flatten().is_some())
+        self.cut(|kind| kind.weight_bits().is_some())
     }
 
     /// The nodes that the smallest blocks with a convolution or linear layer each end in, in order, without the output. The
@@ -38,7 +27,7 @@ impl Graph {
     ///
     /// Errors as [`Graph::blocks`] does.
     pub fn block_outputs(&self) -> Result<Vec<NodeId>> {
-        let mut ends: Vec<NodeId> = self.cut(|kind| layer_bits(kind).is_some())?.iter().map(|b| b.to).collect();
+        let mut ends: Vec<NodeId> = self.cut(|kind| kind.layer().is_some())?.iter().map(|b| b.to).collect();
         ends.pop();
         Ok(ends)
     }
@@ -46,7 +35,7 @@ impl Graph {
     /// The smallest blocks that hold a node each that `counts`.
     fn cut(&self, counts: impl Fn(&NodeKind) -> bool) -> Result<Vec<Block>> {
         let inputs: Vec<NodeId> =
-            (0..self.nodes.len()).filter(|&i| matches!(self.nodes[i].kind, NodeKind::Input { .. })).collect();
+            (0..self.nodes.len()).filter(|&i| self.is_input(i)).collect();
         let ([start], true) = (inputs.as_slice(), self.nodes.len() > 1) else {
             let detail =
                 format!("cannot be cut into blocks: it has {} inputs, {} nodes", inputs.len(), self.nodes.len());
@@ -66,12 +55,10 @@ impl Graph {
             narrow[id] = id >= *start && reach <= id;
             reach = reach.max(last_use[id]);
         }
-        let pointwise =
-            |id: NodeId| matches!(self.nodes[id].kind, NodeKind::BatchNorm { .. } | NodeKind::Activation(_));
         let (mut blocks, mut from, mut has_weights) = (Vec::new(), *start, false);
         for id in start + 1..=output {
             has_weights |= counts(&self.nodes[id].kind);
-            let goes_on = id < output && pointwise(id + 1);
+            let goes_on = id < output && self.nodes[id + 1].kind.pointwise();
             if narrow[id] && has_weights && !goes_on && id < output {
                 blocks.push(Block { from, to: id });
                 (from, has_weights) = (id, false);
@@ -101,7 +88,7 @@ impl Graph {
                 continue;
             }
             let node = &self.nodes[id];
-            if matches!(node.kind, NodeKind::Input { .. }) {
+            if self.is_input(id) {
                 let detail = format!("the wanted values depend on input '{}', which is not given", node.name);
                 return Err(Error::network(&self.name, detail));
             }

@@ -1,45 +1,34 @@
-//! Layers as blocks, one node of the tape each, chosen by rule in every pass: a student's convolution and batch norm, residual
-//! sum, ReLU and quantizer (`ops::conv_block`); a float network's convolution and batch norm, its statistics, residual sum
-//! and ReLU (`ops::conv_stats`). What is asked for by name is computed: a block whose inner values are wanted, or given,
-//! runs as its parts, which give the same bits.
+//! Fused layers of a pass, one node of the tape each: a student's convolution and batch norm, residual sum, ReLU and quantizer
+//! (`ops::conv_block`); a float network's convolution and batch norm, its statistics, residual sum and ReLU (`ops::conv_stats`).
+//! The fuse pass says which nodes belong together. A group whose inner values are tapped or given runs node by node, which gives
+//! the same bits.
 
 use super::forward::{Forward, Mode, RangeMode};
-use super::passes::Chains;
+use super::nodes::{BatchNorm, Conv2d, ConvBn};
+use super::passes::Fused;
 use super::statistics::Found;
 use super::{Network, NodeId, NodeKind};
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::ops::activation::Activation;
 use crate::ops::conv_block::{Operand, Then, conv_block};
 use crate::ops::conv_bn_tune::{Layer, TuneNorm, scale};
 use crate::ops::conv_stats::{After, conv_stats};
 use crate::ops::fake_quant::Codes;
 
-/// Which nodes are computed together.
-pub(super) struct Blocks(Chains);
-
-impl Blocks {
-    /// Nodes that are computed when the walk comes to `id`, in order: `id` itself, a whole block at its end, none inside.
-    pub fn computed_at(&self, id: NodeId) -> Vec<NodeId> {
-        match self.0.head_of_end(id) {
-            Some(head) => std::iter::once(head).chain(self.0.behind(head).iter().copied()).collect(),
-            None => Vec::new(),
-        }
-    }
-}
-
 impl Network {
-    /// The blocks of a pass that computes the `missing` nodes and hands out the `wanted` ones.
-    pub(super) fn blocks(&self, missing: &[bool], wanted: &[NodeId], how: Forward, stats: bool) -> Blocks {
+    /// Returns the groups that a pass computes as one which computes the `missing` nodes and hands out the `wanted` ones.
+    pub(super) fn fused_in(&self, missing: &[bool], wanted: &[NodeId], how: Forward, stats: bool) -> Fused {
         let nodes = &self.graph.nodes;
-        let mut chains = Chains::of(&self.graph);
+        let mut fused = self.graph.fused().clone();
         let plain = how.blocks && how.mode == Mode::Eval && how.swing.is_none();
-        // Ranges that are being tracked are found from what the quantizer is given.
+        // Ranges that are being tracked are found from the quantizer's input.
         let quantized = !how.float && how.ranges == RangeMode::Frozen && how.drop.is_none() && !stats;
-        chains.retain(|head, behind| {
-            let NodeKind::ConvBn { weight, quant, .. } = &nodes[head].kind else { return false };
+        fused.retain(|head, behind| {
+            let NodeKind::ConvBn(ConvBn { conv: Conv2d { weight, quant, .. }, .. }) = &nodes[head].kind else {
+                return false;
+            };
             let Some((last, inner)) = behind.split_last() else { return false };
-            let quantizers = behind.iter().filter(|id| matches!(nodes[**id].kind, NodeKind::FakeQuant { .. })).count();
+            let quantizers = behind.iter().filter(|id| matches!(nodes[**id].kind, NodeKind::FakeQuant(_))).count();
             let fits = match quant {
                 Some(_) => quantized && quantizers == 1 && !self.stand_ins.contains_key(weight),
                 None => quantizers == 0,
@@ -47,11 +36,11 @@ impl Network {
             let mut inner = std::iter::once(&head).chain(inner);
             plain && fits && missing[*last] && inner.all(|id| missing[*id] && !wanted.contains(id))
         });
-        Blocks(chains)
+        fused
     }
 
-    /// The output of the block of `nodes`, with its codes if it is a student's, and the statistics of its convolution if they are
-    /// wanted; `value` gives what it reads.
+    /// Computes the group of `nodes`: its output, its codes if it is a student's, and the statistics of its convolution if they
+    /// are wanted. `value` gives the values that it reads.
     pub(super) fn block(
         &self,
         tape: &mut Tape,
@@ -62,9 +51,11 @@ impl Network {
     ) -> Result<(Var, Option<Codes>, Option<Found>)> {
         let graph = self.graph.clone();
         let head = &graph.nodes[nodes[0]];
-        let NodeKind::ConvBn { weight, bias, params, quant, gamma, beta, mean, var, eps } = &head.kind else {
-            unreachable!("blocks begin with fused convolutions")
+        let NodeKind::ConvBn(ConvBn { conv, norm, .. }) = &head.kind else {
+            unreachable!("groups begin with fused convolutions")
         };
+        let Conv2d { weight, bias, params, quant } = conv;
+        let BatchNorm { gamma, beta, mean, var, eps } = norm;
         let (x, xq) = value(head.inputs[0]);
         let (w, wq) = self.weight(tape, weight, *quant, xq.is_some(), how)?;
         let mut of = |p: &Option<String>| p.as_ref().map(|p| self.var(&self.params, tape, p, how)).transpose();
@@ -76,16 +67,16 @@ impl Network {
         let (mut residual, mut relu) = (None, false);
         for pair in nodes.windows(2) {
             match &graph.nodes[pair[1]].kind {
-                NodeKind::Add => {
+                NodeKind::Add(_) => {
                     let other = graph.nodes[pair[1]].inputs.iter().find(|i| **i != pair[0]);
                     residual = Some(value(*other.expect("a sum with itself has two readers")));
                 }
-                NodeKind::Activation(Activation::Relu) => relu = true,
+                NodeKind::Activate(_) => relu = true,
                 _ => {}
             }
         }
         let end = &graph.nodes[*nodes.last().expect("a block has nodes")];
-        let NodeKind::FakeQuant { bits } = end.kind else {
+        let NodeKind::FakeQuant(quantizer) = &end.kind else {
             let after = After { residual: residual.as_ref().map(|(var, _)| var), relu, stats };
             let (y, found) = conv_stats(tape, [&x, &w], bias.as_ref(), norm, *params, after)?;
             return Ok((y, None, found.map(|stats| Found::behind(nodes[0], stats, norm))));
@@ -93,7 +84,7 @@ impl Network {
         let lo = self.var(&self.ranges, tape, &format!("{}.lo", end.name), how)?;
         let hi = self.var(&self.ranges, tape, &format!("{}.hi", end.name), how)?;
         let residual = residual.as_ref().map(|(var, codes)| Operand { var, codes: codes.as_ref() });
-        let then = Then { residual, relu, lo: &lo, hi: &hi, bits, ste: how.ste };
+        let then = Then { residual, relu, lo: &lo, hi: &hi, bits: quantizer.bits, ste: how.ste };
         let (x, w) = (Operand { var: &x, codes: xq.as_ref() }, Operand { var: &w, codes: wq.as_ref() });
         let (y, codes) = conv_block(tape, [x, w], bias.as_ref(), norm, *params, then)?;
         Ok((y, Some(codes), None))
@@ -108,9 +99,9 @@ impl Network {
         let constant = |name: &Option<String>| name.as_ref().map(|p| self.params.get(p).map(Var::constant)).transpose();
         let mut layers = Vec::new();
         for (id, node) in self.graph.nodes.iter().enumerate() {
-            let NodeKind::ConvBn { weight, bias, quant, gamma, beta, mean, var, eps, .. } = &node.kind else {
-                continue;
-            };
+            let NodeKind::ConvBn(ConvBn { conv, norm, .. }) = &node.kind else { continue };
+            let Conv2d { weight, bias, quant, .. } = conv;
+            let BatchNorm { gamma, beta, mean, var, eps } = norm;
             let w = match quant.filter(|_| !how.float) {
                 None => self.params.get(weight)?,
                 // Those of learned or stored ranges are quantized layer by layer.

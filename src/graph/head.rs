@@ -28,20 +28,9 @@ pub enum HeadForm {
     Other,
 }
 
-/// Weight and bias of a layer that can end a classifier.
-fn layer(kind: &NodeKind) -> Option<(&String, &Option<String>)> {
-    match kind {
-        NodeKind::Linear { weight, bias, .. }
-        | NodeKind::Conv2d { weight, bias, .. }
-        | NodeKind::ConvBn { weight, bias, .. }
-        | NodeKind::Conv2dDepthwise { weight, bias, .. } => Some((weight, bias)),
-        _ => None,
-    }
-}
-
-/// Whether the node hands its input on, in another shape or in codes.
+/// Returns whether the node hands its input on, in another shape or in codes.
 fn hands_on(kind: &NodeKind) -> bool {
-    matches!(kind, NodeKind::Reshape { .. } | NodeKind::FakeQuant { .. })
+    matches!(kind, NodeKind::Reshape(_) | NodeKind::FakeQuant(_))
 }
 
 impl Graph {
@@ -56,8 +45,8 @@ impl Graph {
         let mut direct = true;
         let (weight, bias) = loop {
             let kind = &self.nodes[last].kind;
-            if let Some((weight, bias)) = layer(kind) {
-                break (weight.clone(), bias.clone());
+            if let Some(layer) = kind.layer() {
+                break (layer.weight.clone(), layer.bias.cloned());
             }
             direct &= hands_on(kind);
             match before(last) {
@@ -76,8 +65,8 @@ impl Graph {
                 None => break,
             }
         }
-        let linear = direct && features.is_some() && matches!(self.nodes[last].kind, NodeKind::Linear { .. });
-        if let (true, NodeKind::GlobalAvgPool, Some(map)) = (linear, &self.nodes[at].kind, before(at)) {
+        let linear = direct && features.is_some() && matches!(self.nodes[last].kind, NodeKind::Linear(_));
+        if let (true, NodeKind::GlobalAvgPool(_), Some(map)) = (linear, &self.nodes[at].kind, before(at)) {
             return Ok(Head { map, features, weight, bias, form: HeadForm::Pooled });
         }
         let mut map = input;
@@ -87,7 +76,7 @@ impl Graph {
                 None => return none("no layer makes one of more than one pixel"),
             }
         }
-        if matches!(self.nodes[map].kind, NodeKind::Input { .. }) {
+        if self.is_input(map) {
             return none("the layers have none");
         }
         let form = if linear { HeadForm::Linear } else { HeadForm::Other };
@@ -123,14 +112,14 @@ impl Graph {
 
     /// Inputs of all batch norms, in order.
     pub fn batch_norm_inputs(&self) -> Vec<NodeId> {
-        let norms = self.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm { .. }));
+        let norms = self.nodes.iter().filter(|n| matches!(n.kind, NodeKind::BatchNorm(_)));
         norms.map(|n| n.inputs[0]).collect()
     }
 
     /// Outputs of the residual bodies, in order: of every addition the first input, or the second where it is computed from
     /// the first.
     pub fn residual_bodies(&self) -> Vec<NodeId> {
-        let additions = self.nodes.iter().filter(|n| n.kind == NodeKind::Add);
+        let additions = self.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Add(_)));
         let body = |inputs: &[NodeId]| match *inputs {
             [first, second] if self.depends_on(second, first) => second,
             _ => inputs[0],

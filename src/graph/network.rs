@@ -52,18 +52,13 @@ impl Graph {
     pub fn quantizers(&self) -> Vec<QuantizerInfo> {
         let mut list = Vec::new();
         for (node, n) in self.nodes.iter().enumerate() {
-            match &n.kind {
-                NodeKind::Conv2d { weight, quant: Some(q), .. }
-                | NodeKind::ConvBn { weight, quant: Some(q), .. }
-                | NodeKind::Conv2dDepthwise { weight, quant: Some(q), .. }
-                | NodeKind::Linear { weight, quant: Some(q), .. } => {
-                    let channels = self.params.iter().find(|p| &p.name == weight).map_or(0, |p| p.shape[0]);
-                    list.push(QuantizerInfo { name: weight.clone(), bits: q.bits, channels, weight: true, node });
-                }
-                NodeKind::FakeQuant { bits } => {
-                    list.push(QuantizerInfo { name: n.name.clone(), bits: *bits, channels: 1, weight: false, node });
-                }
-                _ => {}
+            if let NodeKind::FakeQuant(q) = &n.kind {
+                list.push(QuantizerInfo { name: n.name.clone(), bits: q.bits, channels: 1, weight: false, node });
+            }
+            if let Some((layer, quant)) = n.kind.layer().and_then(|l| Some((l, l.quant?))) {
+                let channels = self.tensor(layer.weight).map_or(0, |shape| shape[0]);
+                let name = layer.weight.clone();
+                list.push(QuantizerInfo { name, bits: quant.bits, channels, weight: true, node });
             }
         }
         list
@@ -213,9 +208,5 @@ impl Network {
     /// Moving-average states by quantizer, for checkpoints.
     pub fn range_tracking(&self) -> &BTreeMap<String, EmaState> {
         &self.ema
-    }
-
-    pub fn range_tracking_mut(&mut self) -> &mut BTreeMap<String, EmaState> {
-        &mut self.ema
     }
 }

@@ -81,7 +81,7 @@ impl Network {
     /// has a quantizer.
     pub fn linear_weight(&self, name: &str, how: Forward) -> Result<Tensor> {
         let quant = self.graph.nodes.iter().find_map(|n| match &n.kind {
-            NodeKind::Linear { weight, quant, .. } if weight == name => Some(*quant),
+            NodeKind::Linear(l) if l.weight == name => Some(l.quant),
             _ => None,
         });
         let quant = quant.ok_or_else(|| Error::network(&self.graph.name, format!("no linear layer has '{name}'")))?;

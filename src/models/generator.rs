@@ -6,7 +6,8 @@
 //! c h w there), which random initial values make irrelevant.
 
 use super::resnet::batch_norm;
-use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
+use crate::graph::nodes::{Add, Conv2d, Conv2dDepthwise, Embedding, Linear, Mul, Reshape, UpsampleConv2d};
+use crate::graph::{Graph, Init, InputKind, NodeId};
 use crate::ops::activation::Activation;
 use crate::ops::conv2d::{Conv2dParams, Math};
 use crate::{Error, Result};
@@ -68,37 +69,37 @@ pub fn conditional(
     let z = g.input("noise", InputKind::Real(vec![latent]));
     let labels = g.input("labels", InputKind::Label { classes });
     let table = g.param("embedding.weight", &[classes, latent], Init::Normal { std: 1.0 });
-    let e = g.push("embedding", NodeKind::Embedding { table }, &[labels]);
-    let mut x = g.push("condition", NodeKind::Mul, &[e, z]);
+    let e = g.push("embedding", Embedding { table }, &[labels]);
+    let mut x = g.push("condition", Mul {}, &[e, z]);
     if condition.has_center() {
         let centers = g.input("centers", InputKind::Real(vec![2]));
         let bound = 1.0 / 2f32.sqrt();
         let weight = g.param("center.weight", &[latent, 2], Init::Uniform { bound });
         let raw = condition == Condition::LabelCenterRaw;
         let bias = raw.then(|| g.param("center.bias", &[latent], Init::Uniform { bound }));
-        let c = g.push("center", NodeKind::Linear { weight, bias, quant: None }, &[centers]);
-        x = g.push("condition.center", NodeKind::Add, &[x, c]);
+        let c = g.push("center", Linear { weight, bias, quant: None }, &[centers]);
+        x = g.push("condition.center", Add {}, &[x, c]);
     }
     let bound = 1.0 / (latent as f32).sqrt();
     let weight = g.param("linear.weight", &[h * w * 128, latent], Init::Uniform { bound });
     let bias = g.param("linear.bias", &[h * w * 128], Init::Uniform { bound });
-    x = g.push("linear", NodeKind::Linear { weight, bias: Some(bias), quant: None }, &[x]);
-    x = g.push("reshape", NodeKind::Reshape { shape: vec![h, w, 128] }, &[x]);
+    x = g.push("linear", Linear { weight, bias: Some(bias), quant: None }, &[x]);
+    x = g.push("reshape", Reshape { shape: vec![h, w, 128] }, &[x]);
     x = batch_norm(&mut g, x, "bn0", 128, 1e-5, true);
     for (i, (c, k)) in [(128, 128), (128, 64)].into_iter().enumerate() {
         let (weight, bias) = conv(&mut g, &format!("conv{}", i + 1), c, k);
-        let up = NodeKind::UpsampleConv2d { weight, bias: Some(bias), math: Math::F32 };
+        let up = UpsampleConv2d { weight, bias: Some(bias), math: Math::F32 };
         x = g.push(format!("conv{}", i + 1), up, &[x]);
         x = batch_norm(&mut g, x, &format!("bn{}", i + 1), k, 0.8, true);
-        x = g.push(format!("act{}", i + 1), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[x]);
+        x = g.push(format!("act{}", i + 1), Activation::LeakyRelu(0.2), &[x]);
         if arch == GeneratorArch::LargeKernel {
             x = large_kernel_attention(&mut g, x, &format!("lka{}", i + 1), k);
         }
     }
     let (weight, bias) = conv(&mut g, "conv3", 64, channels);
     let params = Conv2dParams::new(1, 1);
-    x = g.push("conv3", NodeKind::Conv2d { weight, bias: Some(bias), params, quant: None }, &[x]);
-    x = g.push("tanh", NodeKind::Activation(Activation::Tanh), &[x]);
+    x = g.push("conv3", Conv2d { weight, bias: Some(bias), params, quant: None }, &[x]);
+    x = g.push("tanh", Activation::Tanh, &[x]);
     // Zero mean and unit variance per colour over the batch: images in normalised units.
     batch_norm(&mut g, x, "bn3", channels, 1e-5, false);
     Ok(g)
@@ -110,28 +111,24 @@ fn large_kernel_attention(g: &mut Graph, x: NodeId, name: &str, c: usize) -> Nod
         let bound = 1.0 / (c as f32).sqrt();
         let weight = g.param(format!("{name}.{part}.weight"), &[c, 1, 1, c], Init::Uniform { bound });
         let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
-        let kind = NodeKind::Conv2d { weight, bias: Some(bias), params: Conv2dParams::new(1, 0), quant: None };
+        let kind = Conv2d { weight, bias: Some(bias), params: Conv2dParams::new(1, 0), quant: None };
         g.push(format!("{name}.{part}"), kind, &[x])
     };
     let depthwise = |g: &mut Graph, x: NodeId, part: &str, k: usize, dilation: usize| {
         let bound = 1.0 / k as f32;
         let weight = g.param(format!("{name}.{part}.weight"), &[c, k, k, 1], Init::Uniform { bound });
         let bias = g.param(format!("{name}.{part}.bias"), &[c], Init::Uniform { bound });
-        let params = Conv2dParams { dilation, ..Conv2dParams::new(1, (k / 2) * dilation) };
-        g.push(
-            format!("{name}.{part}"),
-            NodeKind::Conv2dDepthwise { weight, bias: Some(bias), params, quant: None },
-            &[x],
-        )
+        let params = Conv2dParams::new(1, (k / 2) * dilation).dilation(dilation);
+        g.push(format!("{name}.{part}"), Conv2dDepthwise { weight, bias: Some(bias), params, quant: None }, &[x])
     };
     let mut u = pointwise(g, x, "proj_1");
-    u = g.push(format!("{name}.act"), NodeKind::Activation(Activation::LeakyRelu(0.2)), &[u]);
+    u = g.push(format!("{name}.act"), Activation::LeakyRelu(0.2), &[u]);
     let mut a = depthwise(g, u, "conv0", 5, 1);
     a = depthwise(g, a, "conv_spatial", 7, 3);
     a = pointwise(g, a, "conv1");
-    let gated = g.push(format!("{name}.gate"), NodeKind::Mul, &[u, a]);
+    let gated = g.push(format!("{name}.gate"), Mul {}, &[u, a]);
     let out = pointwise(g, gated, "proj_2");
-    g.push(format!("{name}.add"), NodeKind::Add, &[x, out])
+    g.push(format!("{name}.add"), Add {}, &[x, out])
 }
 
 /// PyTorch's default initial values: uniform within `1 / sqrt(fan_in)`.

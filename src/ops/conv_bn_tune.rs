@@ -16,8 +16,8 @@
 mod rule;
 mod scale;
 
-use super::case::{Case, Fill, Input};
 use super::batch_norm::Stored;
+use super::case::{Case, Fill, Input};
 use super::conv2d::{Conv2dParams, Geometry, fprop};
 use super::conv2d_int::{self, Codes};
 use crate::Result;
@@ -269,8 +269,7 @@ pub fn cases() -> Vec<Case> {
             norm.scaled = made.get(1);
             Ok(vec![conv_bn_tune(t, &v[0], &v[1], bias, norm, p)?])
         };
-        let name =
-            format!("{label}_x{}_w{}_s{}", crate::tensor::Shape::from(x), crate::tensor::Shape::from(w), p.stride);
+        let name = format!("{label}_x{}_w{}_{p}", crate::tensor::Shape::from(x), crate::tensor::Shape::from(w));
         // dgamma sums the filter gradient once more, and its two terms may cancel.
         Case::new(name, inputs, run).reduction(g.reduction()).slack(2.0).cost(g.flops(), g.bytes())
     };

@@ -1,6 +1,6 @@
-//! Sum, difference and product of two tensors of one shape, and weighted sums of scalars (losses).
+//! Sum, difference, product and quotient of two tensors of one shape, and weighted sums of scalars (losses).
 
-use super::case::{Case, Input};
+use super::case::{Case, Fill, Input};
 use super::vectorize::vectorize;
 use crate::Result;
 use crate::autograd::{Backward, Op, Scale, Tape, Var};
@@ -25,6 +25,13 @@ pub fn mul(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
     let y = binary("elementwise_mul_f32", &a.value, &b.value)?;
     // Each value is the other input's derivative.
     let op = MulOp { a: b.needs_grad().then(|| a.value.clone()), b: a.needs_grad().then(|| b.value.clone()) };
+    Ok(tape.record_one(op, &[a, b], y))
+}
+
+/// `a / b` element by element, same shape and dtype, F32 (F64 on the CPU). Gradients `dy / b` and `-dy / b * a / b`.
+pub fn div(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
+    let y = binary("elementwise_div_f32", &a.value, &b.value)?;
+    let op = DivOp { b: b.value.clone(), y: b.needs_grad().then(|| y.clone()) };
     Ok(tape.record_one(op, &[a, b], y))
 }
 
@@ -105,20 +112,7 @@ impl Op for SubOp {
     fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
         let Some(dy) = cx.grad(0) else { return Ok(()) };
         if cx.needs(1) {
-            let mut db = Tensor::empty_like(&dy, dy.shape())?;
-            if let Some(gpu) = dy.gpu() {
-                Launch::over_quads("elementwise_negate_f32", dy.len(), 256)
-                    .ptr(dy.address())
-                    .ptr(db.address())
-                    .val(dy.len() as i32)
-                    .run(gpu)?;
-            } else {
-                crate::for_real!("sub", dy.dtype(), T => {
-                    cpu::<T>(db.host_mut(), dy.host(), dy.host(), |v, _| -v);
-                    Ok(())
-                })?;
-            }
-            cx.give(1, db)?;
+            cx.give(1, negated(&dy)?)?;
         }
         cx.give(0, dy)
     }
@@ -140,6 +134,25 @@ impl Op for MulOp {
             }
         }
         Ok(())
+    }
+}
+
+struct DivOp {
+    b: Tensor,
+    /// Kept where `b` needs a gradient.
+    y: Option<Tensor>,
+}
+impl Op for DivOp {
+    fn name(&self) -> &'static str {
+        "div"
+    }
+    fn backward(self: Box<Self>, cx: &mut Backward) -> Result<()> {
+        let Some(dy) = cx.grad(0) else { return Ok(()) };
+        let da = binary("elementwise_div_f32", &dy, &self.b)?;
+        if let (true, Some(y)) = (cx.needs(1), &self.y) {
+            cx.give(1, negated(&binary("elementwise_mul_f32", &da, y)?)?)?;
+        }
+        cx.give(0, da)
     }
 }
 
@@ -194,6 +207,23 @@ impl Op for WeightedSumOp {
     }
 }
 
+fn negated(x: &Tensor) -> Result<Tensor> {
+    let mut y = Tensor::empty_like(x, x.shape())?;
+    if let Some(gpu) = x.gpu() {
+        Launch::over_quads("elementwise_negate_f32", x.len(), 256)
+            .ptr(x.address())
+            .ptr(y.address())
+            .val(x.len() as i32)
+            .run(gpu)?;
+    } else {
+        crate::for_real!("negate", x.dtype(), T => {
+            cpu::<T>(y.host_mut(), x.host(), x.host(), |v, _| -v);
+            Ok(())
+        })?;
+    }
+    Ok(y)
+}
+
 fn binary(kernel: &'static str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     crate::ensure_op!(
         a.shape() == b.shape() && a.dtype() == b.dtype(),
@@ -217,6 +247,7 @@ fn binary(kernel: &'static str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
             match kernel {
                 "elementwise_add_f32" => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a + b),
                 "elementwise_sub_f32" => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a - b),
+                "elementwise_div_f32" => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a / b),
                 _ => cpu::<T>(y.host_mut(), a.host(), b.host(), |a, b| a * b),
             }
             Ok(())
@@ -243,6 +274,7 @@ pub fn cases() -> Vec<Case> {
     let run_add = |t: &mut Tape, v: &[Var]| Ok(vec![add(t, &v[0], &v[1])?]);
     let run_sub = |t: &mut Tape, v: &[Var]| Ok(vec![sub(t, &v[0], &v[1])?]);
     let run_mul = |t: &mut Tape, v: &[Var]| Ok(vec![mul(t, &v[0], &v[1])?]);
+    let run_div = |t: &mut Tape, v: &[Var]| Ok(vec![div(t, &v[0], &v[1])?]);
     let run_sum = |t: &mut Tape, v: &[Var]| {
         let terms: Vec<(f32, &Var)> = v.iter().enumerate().map(|(i, v)| (0.5 + i as f32, v)).collect();
         Ok(vec![weighted_sum(t, &terms)?])
@@ -254,6 +286,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(format!("add_{name}"), inputs.clone(), run_add));
         cases.push(Case::new(format!("sub_{name}"), inputs.clone(), run_sub));
         cases.push(Case::new(format!("mul_{name}"), inputs, run_mul));
+        let below = Input::grad(shape).fill(Fill::Uniform { low: 0.5, high: 2.0 });
+        cases.push(Case::new(format!("div_{name}"), vec![Input::grad(shape), below], run_div));
     }
     cases.push(Case::new("mul_half", vec![Input::grad([5, 3]), Input::plain([5, 3])], run_mul));
     cases.push(Case::new("sub_second", vec![Input::plain([5, 3]), Input::grad([5, 3])], run_sub));

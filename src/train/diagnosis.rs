@@ -4,7 +4,7 @@
 
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::graph::{Forward, Network, NodeKind, Taps};
+use crate::graph::{Forward, Network, Taps};
 use crate::ops::accuracy::argmax;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -55,10 +55,8 @@ pub fn diagnose(teacher: &mut Network, batches: &[(Tensor, Tensor)]) -> Result<D
         seen.labels.extend(labels);
         let mut distance = 0.0;
         for s in &out.bn_stats {
-            if let NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. } =
-                &teacher.graph.nodes[s.node].kind
-            {
-                let (mean, var) = (&teacher.buffers[mean], &teacher.buffers[var]);
+            if let Some(norm) = teacher.graph.nodes[s.node].kind.batch_norm() {
+                let (mean, var) = (&teacher.buffers[&norm.mean], &teacher.buffers[&norm.var]);
                 distance += mean_square(&s.mean.value, mean)? + mean_square(&s.var.value, var)?;
             }
         }

@@ -190,8 +190,8 @@ fn single(device: &Device, recipe: &Recipe, nudge: f32) -> Single {
     let how = run.student.forward_mode(RangeMode::Frozen);
     let nodes = run.student.network.graph.nodes.clone();
     let kind = |wanted: fn(&NodeKind) -> bool| (0..nodes.len()).filter(move |&id| wanted(&nodes[id].kind));
-    let relus: Vec<usize> = kind.clone()(|k| *k == NodeKind::Activation(Activation::Relu)).collect();
-    let quantizers: Vec<usize> = kind(|k| matches!(k, NodeKind::FakeQuant { .. })).collect();
+    let relus: Vec<usize> = kind.clone()(|k| *k == NodeKind::from(Activation::Relu)).collect();
+    let quantizers: Vec<usize> = kind(|k| matches!(k, NodeKind::FakeQuant(_))).collect();
     let name = |id: &usize| run.student.network.graph.nodes[*id].name.clone();
     let (relu_names, quantizer_names): (Vec<_>, Vec<_>) =
         (relus.iter().map(name).collect(), quantizers.iter().map(name).collect());

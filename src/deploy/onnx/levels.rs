@@ -2,15 +2,16 @@
 //! written step by step, each one an f32 operation of the engine. Codes less zero point are integers in f32, whose sums a runtime adds
 //! exactly in any order, as long as they stay below 2^24.
 
-use super::super::network::{Kind, Layer, Quantizer};
 use super::{Export, operation};
 use crate::Result;
+use crate::graph::deployed::{LoweredLayer, OnnxNode};
+use crate::graph::nodes::NodeKind;
+use crate::quant::Quantizer;
 
 impl Export<'_> {
     /// The node whose codes layer `id` reads, if the layer goes from codes to codes.
-    pub(super) fn level(&self, id: usize, layer: &Layer) -> Option<usize> {
-        let node = &self.network.nodes[id];
-        let input = node.inputs[0];
+    pub(super) fn level(&self, id: usize, layer: &LoweredLayer) -> Option<usize> {
+        let input = self.units[id].inputs[0];
         (layer.then.quantizer.is_some() && self.codes[input].is_some()).then_some(input)
     }
 
@@ -25,10 +26,13 @@ impl Export<'_> {
     /// What node `id` gives, if that is integers by a scale, or a shortcut's choice of such: divided as the engine divides, since
     /// DequantizeLinear multiplies.
     fn divided(&mut self, id: usize, of: &str) -> Option<String> {
-        let node = &self.network.nodes[id];
-        if let Kind::ShortcutA { .. } = node.kind {
-            let x = self.divided(node.inputs[0], &format!("{of}/input"))?;
-            return Some(self.shortcut(id, x, of.into()));
+        if let NodeKind::ShortcutA(shortcut) = &self.head(id).kind {
+            let from = self.units[id].inputs[0];
+            let x = self.divided(from, &format!("{of}/input"))?;
+            let (output, shapes) = (&self.values[id].shape[..], vec![&self.values[from].shape[..]]);
+            let tensors = &self.network.tensors;
+            let mut at = OnnxNode { writer: &mut self.writer, name: of, inputs: &[], shapes, output, tensors };
+            return Some(shortcut.write(&mut at, &x, of));
         }
         let integers = self.integers(id, of)?;
         let q = self.values[id].codes.expect("quantized by itself");
@@ -37,9 +41,14 @@ impl Export<'_> {
     }
 
     /// Layer `id` from the integers of node `input`.
-    pub(super) fn step_by_step(&mut self, id: usize, layer: &Layer, input: usize, inputs: &[String]) -> Result<String> {
-        let network = self.network;
-        let node = &network.nodes[id];
+    pub(super) fn step_by_step(
+        &mut self,
+        id: usize,
+        layer: &LoweredLayer,
+        input: usize,
+        inputs: &[String],
+    ) -> Result<String> {
+        let node = self.head(id);
         let name = |part: &str| format!("{}/{part}", node.name);
         let dims = |k: usize| match self.values[id].shape.len() {
             3 => vec![k, 1, 1],
@@ -53,7 +62,7 @@ impl Export<'_> {
             stored
         });
         let w = self.weight(id, layer, stored)?;
-        let (op, attributes) = operation(&node.kind);
+        let (op, attributes) = operation(&node.kind, layer);
         let mut v = self.writer.node(op, &[&x, &w], name("sums"), &attributes);
         let read = self.values[input].codes.expect("codes are read");
         let ranges = layer.ranges(&read);
@@ -74,7 +83,7 @@ impl Export<'_> {
             v = self.writer.node(op, &[&v, &operand], name(&format!("{what}.applied")), &[]);
         }
         if layer.then.residual {
-            let other = self.divided(node.inputs[1], &name("residual")).unwrap_or_else(|| inputs[1].clone());
+            let other = self.divided(self.units[id].inputs[1], &name("residual")).unwrap_or_else(|| inputs[1].clone());
             v = self.writer.node("Add", &[&v, &other], name("sum"), &[]);
         }
         if layer.then.relu {

@@ -16,14 +16,15 @@
 mod levels;
 mod rounding;
 mod settle;
-mod writer;
 
 pub use settle::settle;
 
-use super::network::{IntegerNetwork, Kind, Layer, Norm, Quantizer, Value};
-use crate::tensor::onnx::DataType;
+use super::network::{IntegerNetwork, Unit};
+use crate::graph::deployed::{LoweredLayer, OnnxNode, Value};
+use crate::graph::nodes::{Node, NodeKind};
+use crate::quant::Quantizer;
+use crate::tensor::onnx::{Attribute, DataType, Writer};
 use crate::{Error, Result};
-use writer::{Attribute, Writer};
 
 /// How codes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,31 +33,34 @@ pub enum Form {
     Int8,
 }
 
-/// The ONNX file of `network`. The input is f32 NCHW, normalized as the metadata `ghostbit.normalization` says; the output are
-/// logits. Errors on a network that is not consistent, and on a zero point that the stored type does not hold.
+/// Returns the ONNX file of `network`. The input is f32 NCHW, normalized as the metadata `ghostbit.normalization` says. The output
+/// are logits. Errors on a network that is not consistent, on a zero point that the stored type does not hold, and on a node
+/// without ONNX form.
 pub fn onnx(network: &IntegerNetwork, form: Form) -> Result<Vec<u8>> {
     let mut export = Export::new(network, form)?;
-    for id in 0..network.nodes.len() {
-        let name = export.node(id)?;
+    for id in 0..export.units.len() {
+        let name = export.unit(id)?;
         export.real.push(name);
     }
     let input = export.real.first().cloned().unwrap_or_default();
     let last = export.real.last().cloned().unwrap_or_default();
     let output = export.writer.node("Identity", &[&last], "logits".into(), &[]);
     let metadata = serde_json::to_string(&network.normalization).expect("plain data");
-    let sample = channels_first(&network.input);
-    let ends = [(&input[..], &sample[..]), (&output[..], &[network.classes][..])];
-    Ok(export.writer.finish(&network.name, ends, vec![("ghostbit.normalization", metadata)]))
+    let sample = channels_first(network.input());
+    let ends = [(&input[..], &sample[..]), (&output[..], &[network.graph.classes][..])];
+    Ok(export.writer.finish(&network.graph.name, ends, vec![("ghostbit.normalization", metadata)]))
 }
 
 struct Export<'a> {
     network: &'a IntegerNetwork,
     form: Form,
+    units: Vec<Unit>,
+    /// What each unit gives.
     values: Vec<Value>,
     writer: Writer,
-    /// Name of each node's output in f32, NCHW.
+    /// Name of each unit's output in f32, NCHW.
     real: Vec<String>,
-    /// Names of codes and their zero point, where a node's output was quantized by itself.
+    /// Names of codes and their zero point, where a unit's output was quantized by itself.
     codes: Vec<Option<[String; 2]>>,
 }
 
@@ -80,107 +84,49 @@ struct Stored {
 
 impl<'a> Export<'a> {
     fn new(network: &'a IntegerNetwork, form: Form) -> Result<Self> {
-        let codes = vec![None; network.nodes.len()];
-        Ok(Self { network, form, values: network.values()?, writer: Writer::default(), real: Vec::new(), codes })
+        let all = network.values()?;
+        let units = network.units()?;
+        let values = units.iter().map(|u| all[u.end].clone()).collect();
+        let codes = vec![None; units.len()];
+        Ok(Self { network, form, units, values, writer: Writer::default(), real: Vec::new(), codes })
+    }
+
+    /// Returns the first node of unit `id`.
+    fn head(&self, id: usize) -> &'a Node {
+        &self.network.graph.nodes[self.units[id].head]
     }
 
     fn fail(&self, id: usize, what: String) -> Error {
-        Error::network(
-            &self.network.name,
-            format!("node '{}' cannot be written to ONNX: {what}", self.network.nodes[id].name),
-        )
+        let detail = format!("node '{}' cannot be written to ONNX: {what}", self.head(id).name);
+        Error::network(&self.network.graph.name, detail)
     }
 
-    fn node(&mut self, id: usize) -> Result<String> {
-        let network = self.network;
-        let node = &network.nodes[id];
-        let name = |part: &str| if part.is_empty() { node.name.clone() } else { format!("{}/{part}", node.name) };
-        let inputs: Vec<String> = node.inputs.iter().map(|&i| self.real[i].clone()).collect();
-        let x = inputs.first().cloned().unwrap_or_default();
-        let spread = |k: usize, stride: usize, pad: usize| {
-            let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
-            let pads = Attribute::Ints(vec![pad as i64; 4]);
-            [("kernel_shape", both(k)), ("strides", both(stride)), ("pads", pads)]
-        };
-        Ok(match &node.kind {
-            Kind::Input => node.name.clone(),
-            Kind::Conv { .. } | Kind::Depthwise { .. } | Kind::Linear { .. } => self.layer(id, &inputs)?,
-            Kind::Quantize(q) => self.quantize(id, x, q, false)?,
-            Kind::Norm(norm) => {
-                let (scale, shift) = affine(norm, None);
-                self.scale_and_shift(id, x, &scale, &shift)
-            }
-            Kind::Relu => self.writer.node("Relu", &[&x], name(""), &[]),
-            Kind::Relu6 => {
-                let ends = [("low", 0.0), ("high", 6.0)].map(|(end, v)| self.writer.floats(name(end), &[], &[v]));
-                self.writer.node("Clip", &[&x, &ends[0], &ends[1]], name(""), &[])
-            }
-            Kind::LeakyRelu { slope } => {
-                self.writer.node("LeakyRelu", &[&x], name(""), &[("alpha", Attribute::Float(*slope))])
-            }
-            Kind::Add => self.writer.node("Add", &[&x, &inputs[1]], name(""), &[]),
-            Kind::Concat => {
-                let inputs: Vec<&str> = inputs.iter().map(|s| &s[..]).collect();
-                self.writer.node("Concat", &inputs, name(""), &[("axis", Attribute::Int(1))])
-            }
-            Kind::ShortcutA { .. } => self.shortcut(id, x, name("")),
-            Kind::GlobalAvgPool => {
-                let pooled = self.writer.node("GlobalAveragePool", &[&x], name("pooled"), &[]);
-                self.writer.node("Flatten", &[&pooled], name(""), &[])
-            }
-            Kind::MaxPool { k, stride, pad } => {
-                self.writer.node("MaxPool", &[&x], name(""), &spread(*k, *stride, *pad))
-            }
-            Kind::AvgPool { k, stride, pad } => {
-                let [a, b, c] = spread(*k, *stride, *pad);
-                let all = [a, b, c, ("count_include_pad", Attribute::Int(1))];
-                self.writer.node("AveragePool", &[&x], name(""), &all)
-            }
-            Kind::Reshape { shape } => self.reshape(id, x, shape),
-        })
-    }
-
-    /// What the parameter-free shortcut `id` gives of `x`: every other pixel, between channels of zeros; its nodes are named
-    /// after `of`.
-    fn shortcut(&mut self, id: usize, x: String, of: String) -> String {
-        let node = &self.network.nodes[id];
-        let Kind::ShortcutA { stride, c_out } = node.kind else { return x };
-        let name = |part: &str| format!("{of}/{part}");
-        let step = self.writer.int64s(name("steps"), &[stride as i64; 2]);
-        let start = self.writer.int64s(name("starts"), &[0; 2]);
-        let end = self.writer.int64s(name("ends"), &[i64::MAX; 2]);
-        let axes = self.writer.int64s(name("axes"), &[2, 3]);
-        let every = self.writer.node("Slice", &[&x, &start, &end, &axes, &step], name("subsampled"), &[]);
-        let c = self.values[node.inputs[0]].shape[2];
-        let (before, more) = ((c_out - c) / 2, c_out - c);
-        let pads = [0, before as i64, 0, 0, 0, (more - before) as i64, 0, 0];
-        let pads = self.writer.int64s(name("pads"), &pads);
-        self.writer.node("Pad", &[&every, &pads], of, &[])
-    }
-
-    /// The elements keep the order that they have channel last.
-    fn reshape(&mut self, id: usize, mut x: String, shape: &[usize]) -> String {
-        let node = &self.network.nodes[id];
-        let name = |part: &str| format!("{}/{part}", node.name);
-        let axes = |order: [i64; 4]| [("perm", Attribute::Ints(order.to_vec()))];
-        if self.values[node.inputs[0]].shape.len() == 3 {
-            x = self.writer.node("Transpose", &[&x], name("channels_last"), &axes([0, 2, 3, 1]));
+    fn unit(&mut self, id: usize) -> Result<String> {
+        let node = self.head(id);
+        let unit = self.units[id].clone();
+        let inputs: Vec<String> = unit.inputs.iter().map(|&i| self.real[i].clone()).collect();
+        if let Some(layer) = &unit.layer {
+            return self.layer(id, layer, &inputs);
         }
-        let sizes: Vec<i64> = std::iter::once(-1).chain(shape.iter().map(|&d| d as i64)).collect();
-        let sizes = self.writer.int64s(name("shape"), &sizes);
-        let y = self.writer.node("Reshape", &[&x, &sizes], name("reshaped"), &[]);
-        if shape.len() == 3 {
-            self.writer.node("Transpose", &[&y], name("channels_first"), &axes([0, 3, 1, 2]))
-        } else {
-            y
+        if let NodeKind::FakeQuant(_) = node.kind {
+            let q = self.network.tensors.quantizer(&node.name)?;
+            let x = inputs.first().cloned().unwrap_or_default();
+            return self.quantize(id, x, &q, false);
         }
+        self.written(id, node, &inputs).map_err(|what| self.fail(id, what))
+    }
+
+    /// Writes a node that is no layer and no quantizer by its own rule.
+    fn written(&mut self, id: usize, node: &Node, inputs: &[String]) -> std::result::Result<String, String> {
+        let shapes = self.units[id].inputs.iter().map(|&i| &self.values[i].shape[..]).collect();
+        let (output, tensors) = (&self.values[id].shape[..], &self.network.tensors);
+        let mut at = OnnxNode { writer: &mut self.writer, name: &node.name, inputs, shapes, output, tensors };
+        node.kind.rules().onnx(&mut at)
     }
 
     /// Sums, then what is fused behind them.
-    fn layer(&mut self, id: usize, inputs: &[String]) -> Result<String> {
-        let network = self.network;
-        let node = &network.nodes[id];
-        let layer = node.kind.layer().expect("called for layers");
+    fn layer(&mut self, id: usize, layer: &LoweredLayer, inputs: &[String]) -> Result<String> {
+        let node = self.head(id);
         let name = |part: &str| format!("{}/{part}", node.name);
         let fold = self.form == Form::Int8;
         let k = layer.weight.shape[0];
@@ -198,7 +144,7 @@ impl<'a> Export<'a> {
         let weight = self.weight(id, layer, stored)?;
         let bias = (fold && shift.iter().any(|b| *b != 0.0)).then(|| self.writer.floats(name("bias"), &[k], &shift));
         let operands: Vec<&str> = [&inputs[0], &weight].into_iter().chain(&bias).map(|s| &s[..]).collect();
-        let (op, attributes) = operation(&node.kind);
+        let (op, attributes) = operation(&node.kind, layer);
         let mut v = self.writer.node(op, &operands, name("sums"), &attributes);
         if !fold {
             v = self.scale_and_shift(id, v, &scale, &shift);
@@ -218,27 +164,15 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// `scale x + shift` per channel; what does nothing is left out.
-    fn scale_and_shift(&mut self, id: usize, mut x: String, scale: &[f32], shift: &[f32]) -> String {
-        let node = &self.network.nodes[id];
-        let name = |part: &str| format!("{}/{part}", node.name);
-        let dims = match self.values[id].shape.len() {
-            3 => vec![scale.len(), 1, 1],
-            _ => vec![scale.len()],
-        };
-        if scale.iter().any(|s| *s != 1.0) {
-            let scale = self.writer.floats(name("scale"), &dims, scale);
-            x = self.writer.node("Mul", &[&x, &scale], name("scaled"), &[]);
-        }
-        if shift.iter().any(|s| *s != 0.0) {
-            let shift = self.writer.floats(name("shift"), &dims, shift);
-            x = self.writer.node("Add", &[&x, &shift], name("shifted"), &[]);
-        }
-        x
+    /// Writes `scale x + shift` per channel.
+    fn scale_and_shift(&mut self, id: usize, x: String, scale: &[f32], shift: &[f32]) -> String {
+        let (name, output, tensors) = (&self.head(id).name[..], &self.values[id].shape[..], &self.network.tensors);
+        let mut at = OnnxNode { writer: &mut self.writer, name, inputs: &[], shapes: Vec::new(), output, tensors };
+        at.scale_and_shift(x, scale, shift)
     }
 
     /// How the weight is stored, its output channels multiplied by `factors` where given; `None` if integers do not hold it.
-    fn stored(&self, layer: &Layer, factors: Option<&[f32]>) -> Option<Stored> {
+    fn stored(&self, layer: &LoweredLayer, factors: Option<&[f32]>) -> Option<Stored> {
         let w = &layer.weight;
         let row = w.codes.len() / w.scale.len();
         let ones = vec![1.0; w.scale.len()];
@@ -288,8 +222,8 @@ impl<'a> Export<'a> {
     }
 
     /// The name of the weight's values.
-    fn weight(&mut self, id: usize, layer: &Layer, stored: Option<Stored>) -> Result<String> {
-        let node = &self.network.nodes[id];
+    fn weight(&mut self, id: usize, layer: &LoweredLayer, stored: Option<Stored>) -> Result<String> {
+        let node = self.head(id);
         let name = |part: &str| format!("{}/{part}", node.name);
         let w = &layer.weight;
         let dims = match w.shape[..] {
@@ -310,7 +244,7 @@ impl<'a> Export<'a> {
 
     /// UINT8 codes of `v` and back; the name of the values. `fused`: behind a layer.
     fn quantize(&mut self, id: usize, v: String, q: &Quantizer, fused: bool) -> Result<String> {
-        let node = &self.network.nodes[id];
+        let node = self.head(id);
         let name = |part: &str| format!("{}/{part}", node.name);
         let half = 1 << (q.bits - 1);
         let mut step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
@@ -350,34 +284,28 @@ impl<'a> Export<'a> {
     }
 }
 
-/// Normalization (of sums with a bias) as one product and one sum.
-fn affine(norm: &Norm, bias: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
-    let shift = (0..norm.scale.len()).map(|k| {
-        let from = bias.map_or(0.0, |b| b[k]) - norm.mean[k];
-        from * norm.scale[k] + norm.shift[k]
-    });
-    (norm.scale.clone(), shift.collect())
-}
-
-/// The operation of a layer, with its attributes.
-fn operation(kind: &Kind) -> (&'static str, Vec<(&'static str, Attribute)>) {
-    let (Kind::Conv { layer, stride, pad, dilation } | Kind::Depthwise { layer, stride, pad, dilation }) = kind else {
-        return ("Gemm", vec![("transB", Attribute::Int(1))]);
+/// The operator of a layer, with its attributes.
+fn operation(kind: &NodeKind, layer: &LoweredLayer) -> (&'static str, Vec<(&'static str, Attribute)>) {
+    let (params, group) = match kind {
+        NodeKind::Conv2d(conv) => (conv.params, 1),
+        NodeKind::Conv2dDepthwise(conv) => (conv.params, layer.weight.shape[0]),
+        NodeKind::Conv2dGrouped(conv) => (conv.params, conv.groups),
+        _ => return ("Gemm", vec![("transB", Attribute::Int(1))]),
     };
-    let both = |v: usize| Attribute::Ints(vec![v as i64; 2]);
-    let pads = Attribute::Ints(vec![*pad as i64; 4]);
-    let mut all = vec![("strides", both(*stride)), ("pads", pads), ("dilations", both(*dilation))];
-    if let Kind::Depthwise { .. } = kind {
-        all.push(("group", Attribute::Int(layer.weight.shape[0] as i64)));
+    let ints = |v: &[usize]| Attribute::Ints(v.iter().map(|&v| v as i64).collect());
+    let mut all =
+        vec![("strides", ints(&params.stride)), ("pads", ints(&params.pad)), ("dilations", ints(&params.dilation))];
+    if group > 1 {
+        all.push(("group", Attribute::Int(group as i64)));
     }
     ("Conv", all)
 }
 
 /// Scale and shift of a layer's sums: `v = scale acc + shift`.
-fn behind(layer: &Layer) -> (Vec<f32>, Vec<f32>) {
+fn behind(layer: &LoweredLayer) -> (Vec<f32>, Vec<f32>) {
     let k = layer.weight.shape[0];
     match &layer.then.norm {
-        Some(norm) => affine(norm, layer.bias.as_deref()),
+        Some(norm) => norm.affine(layer.bias.as_deref()),
         None => (vec![1.0; k], layer.bias.clone().unwrap_or_else(|| vec![0.0; k])),
     }
 }

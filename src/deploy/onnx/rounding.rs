@@ -5,11 +5,12 @@
 //! Where a runtime computes in f32, a sum that lies at the edge between two codes may fall to either side. [`centred`] moves each
 //! channel's shift to the middle of the room that all sums, and all values of a residual that are codes, leave it.
 
-use super::super::network::{Kind, Layer, Quantizer};
 use super::{Export, Form, Stored};
+use crate::graph::deployed::LoweredLayer;
+use crate::graph::nodes::NodeKind;
 use crate::ops::conv2d_int::Ranges;
 use crate::ops::conv2d_int::epilogue::{Epilogue, Residual};
-use crate::quant::Affine;
+use crate::quant::{Affine, Quantizer};
 
 /// Biases that are tried on each side of the nearest one.
 const TRIED: i64 = 24;
@@ -18,15 +19,15 @@ const ROUNDINGS: f64 = 4.0;
 
 impl Export<'_> {
     /// The shifts of a layer from codes to codes, [`centred`]; `None` where there is no room for f32 to round.
-    pub(super) fn centred(&self, id: usize, layer: &Layer, [scale, shift]: [&[f32]; 2]) -> Option<Vec<f32>> {
+    pub(super) fn centred(&self, id: usize, layer: &LoweredLayer, [scale, shift]: [&[f32]; 2]) -> Option<Vec<f32>> {
         let ([x, y], rests) = self.rests(id, layer)?;
         centred(layer, [&x, &y], &rests, [scale, shift])
     }
 
     /// Quantizers of a layer that goes from codes to codes in f32, and the values that its residual may have (0 without one);
     /// `None` where they are not few.
-    fn rests(&self, id: usize, layer: &Layer) -> Option<([Quantizer; 2], Vec<f32>)> {
-        let inputs = &self.network.nodes[id].inputs;
+    fn rests(&self, id: usize, layer: &LoweredLayer) -> Option<([Quantizer; 2], Vec<f32>)> {
+        let inputs = &self.units[id].inputs;
         let quantizers = [self.values[inputs[0]].codes?, layer.then.quantizer?];
         let values = |q: &Quantizer| -> Vec<f32> {
             let half = 1 << (q.bits - 1);
@@ -35,11 +36,13 @@ impl Export<'_> {
         let rests = match layer.then.residual {
             false => vec![0.0],
             true => {
-                let other = &self.network.nodes[inputs[1]];
-                match (&other.kind, self.values[inputs[1]].codes) {
+                match (&self.head(inputs[1]).kind, self.values[inputs[1]].codes) {
                     (_, Some(q)) => values(&q),
                     // New channels are 0.
-                    (Kind::ShortcutA { .. }, _) => [values(&self.values[other.inputs[0]].codes?), vec![0.0]].concat(),
+                    (NodeKind::ShortcutA(_), _) => {
+                        let from = self.units[inputs[1]].inputs[0];
+                        [values(&self.values[from].codes?), vec![0.0]].concat()
+                    }
                     _ => return None,
                 }
             }
@@ -53,7 +56,7 @@ impl Export<'_> {
     pub(super) fn round_as_the_engine(
         &self,
         id: usize,
-        layer: &Layer,
+        layer: &LoweredLayer,
         scale: &[f32],
         stored: &mut Stored,
         shift: &mut [f32],
@@ -75,12 +78,12 @@ impl Export<'_> {
     pub(super) fn roundings(
         &self,
         id: usize,
-        layer: &Layer,
+        layer: &LoweredLayer,
         scale: &[f32],
         stored: &Stored,
         shift: &[f32],
     ) -> Option<([f32; 2], Vec<Option<(i64, f32)>>)> {
-        let input = self.values[self.network.nodes[id].inputs[0]].codes;
+        let input = self.values[self.units[id].inputs[0]].codes;
         let (Some(x), Some(y), false) = (input, layer.then.quantizer, layer.then.residual) else { return None };
         let x_finer = self.finer(&x);
         let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
@@ -120,7 +123,7 @@ struct Channel {
 /// without a residual; `x_step` and `y_step` are what the file says. `None` where no pair gives the engine's codes, which is the
 /// rule at 8 bits: more codes than a bias and a step can please, unless the network was made for it ([`super::settle`]).
 fn exact(
-    layer: &Layer,
+    layer: &LoweredLayer,
     [x, y]: [&Quantizer; 2],
     [x_step, y_step]: [f32; 2],
     channels: &[Channel],
@@ -182,7 +185,12 @@ fn exact(
 /// The shifts of `layer` (codes of `x` to codes of `y`, values `unit sum scale + shift + rest`, `rest` one of `rests`; a single 0
 /// without a residual), each in the middle of the room in which all codes are the engine's; `None` if that of any channel is
 /// smaller than what a runtime's f32 sums may be off by.
-fn centred(layer: &Layer, [x, y]: [&Quantizer; 2], rests: &[f32], [scale, shift]: [&[f32]; 2]) -> Option<Vec<f32>> {
+fn centred(
+    layer: &LoweredLayer,
+    [x, y]: [&Quantizer; 2],
+    rests: &[f32],
+    [scale, shift]: [&[f32]; 2],
+) -> Option<Vec<f32>> {
     let engine = Rounding::new(layer, x, y);
     let half = 1i64 << (y.bits - 1);
     let per_sum: Vec<f64> =
@@ -236,7 +244,7 @@ struct Rounding {
 }
 
 impl Rounding {
-    fn new(layer: &Layer, x: &Quantizer, y: &Quantizer) -> Self {
+    fn new(layer: &LoweredLayer, x: &Quantizer, y: &Quantizer) -> Self {
         let ranges = layer.ranges(x);
         let norm = layer.then.norm.as_ref().map(|n| [&n.mean[..], &n.scale[..], &n.shift[..]]);
         let epilogue = Epilogue::new(layer.bias.as_deref(), norm, layer.then.relu, 1);
@@ -287,8 +295,9 @@ impl Rounding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::network::{Norm, Then, Weight};
     use super::*;
+    use crate::graph::deployed::{NormCoefficients, Then};
+    use crate::quant::WeightCodes;
 
     /// Channels with positive, negative and small factors, two bit widths: the integer operation, computed as runtimes do, gives
     /// the engine's code for every sum that can occur.
@@ -297,14 +306,17 @@ mod tests {
         for (bits, zero, relu) in [(4u8, 8, true), (3, 4, true), (4, 2, false)] {
             let (k, row) = (6, 20);
             let codes = (0..k * row).map(|i| ((i * 7 + i * i / 3) % 15) as i8 - 8).collect();
-            let weight = Weight { bits: 4, shape: vec![k, row], codes, scale: vec![11.3; k], zero: vec![0; k] };
+            let weight = WeightCodes { bits: 4, shape: vec![k, row], codes, scale: vec![11.3; k], zero: vec![0; k] };
             let per = |f: fn(f32) -> f32| (0..k).map(|i| f(i as f32)).collect::<Vec<f32>>();
-            let norm =
-                Norm { mean: per(|i| 0.37 * i - 0.8), scale: per(|i| 1.3 - 0.45 * i), shift: per(|i| 0.21 * i + 0.1) };
+            let norm = NormCoefficients {
+                mean: per(|i| 0.37 * i - 0.8),
+                scale: per(|i| 1.3 - 0.45 * i),
+                shift: per(|i| 0.21 * i + 0.1),
+            };
             let x = Quantizer { bits: 4, scale: 5.7, zero: 8 };
             let y = Quantizer { bits, scale: 3.1, zero };
             let then = Then { norm: Some(norm.clone()), residual: false, relu, quantizer: Some(y) };
-            let layer = Layer { weight, bias: Some(per(|i| 0.05 * i)), then };
+            let layer = LoweredLayer { weight, bias: Some(per(|i| 0.05 * i)), then };
             let (x_finer, w_finer) = (17, 15);
             let steps = [1.0 / x.scale / x_finer as f32, 1.0 / y.scale];
             let bias = layer.bias.as_ref().unwrap();

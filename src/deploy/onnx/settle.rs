@@ -7,12 +7,13 @@
 //! `2^(1-t)`, they are odd multiples of `2^-t`: never nearer than that to an integer, however many codes there are. Ours.
 
 use super::super::lower::lower;
-use super::super::network::{Kind, Layer, Quantizer};
 use super::{Export, Form, behind};
 use crate::Result;
 use crate::data::Normalization;
-use crate::graph::passes::Chains;
-use crate::graph::{Network, NodeKind};
+use crate::graph::Network;
+use crate::graph::deployed::LoweredLayer;
+use crate::graph::nodes::NodeKind;
+use crate::quant::Quantizer;
 
 /// No scale moves by more than this part of itself: at first by what moves the uppermost of 256 codes by a thirtieth of a code.
 const MOST: [f64; 2] = [1.0 / (30 * 256) as f64, 1e-3];
@@ -71,23 +72,17 @@ impl Move {
 fn moves(network: &Network, most: f64) -> Vec<Move> {
     let Ok(lowered) = lower(network, Normalization::CIFAR) else { return Vec::new() };
     let Ok(export) = Export::new(&lowered, Form::Int8) else { return Vec::new() };
-    let graph = &network.graph;
-    let plan = Chains::of(graph);
+    let (graph, fused) = (&lowered.graph, lowered.graph.fused());
     let mut all = Vec::new();
-    for (id, node) in lowered.nodes.iter().enumerate() {
-        let (Kind::Conv { layer, .. } | Kind::Depthwise { layer, .. }) = &node.kind else { continue };
-        let Some(head) = graph.nodes.iter().position(|n| n.name == node.name) else { continue };
-        let named = std::iter::once(&head).chain(plan.behind(head)).find_map(|&n| match &graph.nodes[n].kind {
-            NodeKind::BatchNorm { gamma, beta, .. } | NodeKind::ConvBn { gamma, beta, .. } => {
-                gamma.clone().zip(beta.clone())
-            }
-            _ => None,
-        });
-        let Some((gamma, beta)) = named else { continue };
+    for (id, unit) in export.units.iter().enumerate() {
+        let head = &graph.nodes[unit.head].kind;
+        let (Some(layer), NodeKind::Conv2d(_) | NodeKind::Conv2dDepthwise(_)) = (&unit.layer, head) else { continue };
+        let mut norms = fused.behind(unit.head).iter().filter_map(|&n| graph.nodes[n].kind.batch_norm());
+        let Some((gamma, beta)) = norms.find_map(|n| n.gamma.clone().zip(n.beta.clone())) else { continue };
         let (scale, shift) = behind(layer);
         let Some(stored) = export.stored(layer, Some(&scale)) else { continue };
         let Some((_, found)) = export.roundings(id, layer, &scale, &stored, &shift) else { continue };
-        let (Some(x), Some(y)) = (export.values[node.inputs[0]].codes, layer.then.quantizer) else { continue };
+        let (Some(x), Some(y)) = (export.values[unit.inputs[0]].codes, layer.then.quantizer) else { continue };
         let open = found.iter().enumerate().filter(|(_, f)| f.is_none());
         let channels: Vec<Moved> = open.filter_map(|(k, _)| cleared(layer, [&x, &y], k, most)).collect();
         if !channels.is_empty() {
@@ -99,7 +94,7 @@ fn moves(network: &Network, most: f64) -> Vec<Move> {
 
 /// Scale and shift of channel `k` at which every edge between codes keeps away from every sum, as far as a change of `most` of
 /// the scale allows; `None` if it allows nothing.
-fn cleared(layer: &Layer, [x, y]: [&Quantizer; 2], k: usize, most: f64) -> Option<Moved> {
+fn cleared(layer: &LoweredLayer, [x, y]: [&Quantizer; 2], k: usize, most: f64) -> Option<Moved> {
     let ranges = layer.ranges(x);
     let unit = f64::from(ranges.unit(&ranges.w[k]));
     let norm = layer.then.norm.as_ref()?;

@@ -1,5 +1,6 @@
 //! In what precision a GPU multiplies: set on every convolution of a graph.
 
+use super::super::nodes::ConvBn;
 use super::super::{Graph, NodeKind};
 use crate::ops::conv2d::Math;
 
@@ -9,8 +10,8 @@ pub fn with_math(graph: &Graph, to: Math) -> Graph {
     let mut out = graph.clone();
     for node in &mut out.nodes {
         match &mut node.kind {
-            NodeKind::Conv2d { params, .. } | NodeKind::ConvBn { params, .. } => params.math = to,
-            NodeKind::UpsampleConv2d { math, .. } => *math = to,
+            NodeKind::Conv2d(conv) | NodeKind::ConvBn(ConvBn { conv, .. }) => conv.params.math = to,
+            NodeKind::UpsampleConv2d(conv) => conv.math = to,
             _ => {}
         }
     }

@@ -1,7 +1,8 @@
-//! Fake quantization as GDFQ places it (methods: Xu et al. 2020, released code): every convolution and linear weight
-//! per output channel, first and last included; activations per tensor directly after each ReLU (of any kind); logits and biases stay
-//! float, and so does the input unless `input_bits` is given.
+//! Fake quantization as GDFQ places it (Xu et al. 2020, released code). Every convolution and linear weight is quantized per output
+//! channel, first and last included. Activations are quantized per tensor directly after each ReLU, and likewise after other
+//! nonlinearities (ours). Logits and biases stay float, and so does the input unless `input_bits` is given.
 
+use super::super::nodes::FakeQuant;
 use super::super::{Graph, InputKind, Node, NodeId, NodeKind, WeightQuant};
 use crate::ops::activation::Activation;
 use crate::{Error, Result};
@@ -30,6 +31,18 @@ impl QuantizeSpec {
     }
 }
 
+/// Returns whether a quantizer follows node `id`: behind every nonlinearity that lets large values pass. Functions with a
+/// bounded output (sigmoid, hard sigmoid, tanh) mostly make gates, and get one only where a layer reads them.
+fn places_quantizer(graph: &Graph, id: NodeId) -> bool {
+    match &graph.nodes[id].kind {
+        NodeKind::PRelu(_) => true,
+        kind => match kind.activation() {
+            Some(Activation::Sigmoid | Activation::HardSigmoid { .. } | Activation::Tanh) => graph.feeds_layer(id),
+            function => function.is_some(),
+        },
+    }
+}
+
 /// The student: `graph` with quantizers. Parameter and buffer names stay the same.
 ///
 /// Errors: a width outside 2..=8, a graph without weights to quantize, or `layer_bits` of a node that has neither weights nor a
@@ -47,19 +60,14 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             return Err(Error::config(key, format!("{b} bits are not supported; use 2 to 8")));
         }
     }
-    let has_weights = |kind: &NodeKind| {
-        use NodeKind::{Conv2d, Conv2dDepthwise, ConvBn, Linear};
-        matches!(kind, Conv2d { .. } | ConvBn { .. } | Conv2dDepthwise { .. } | Linear { .. })
-    };
-    let is_relu = |kind: &NodeKind| {
-        matches!(kind, NodeKind::Activation(Activation::Relu | Activation::Relu6 | Activation::LeakyRelu(_)))
-    };
+    let has_weights = |kind: &NodeKind| kind.layer().is_some();
     for (name, bits) in &spec.layer_bits {
         let key = || format!("layer_bits of '{name}'");
         if !(2..=8).contains(bits) {
             return Err(Error::config(key(), format!("{bits} bits are not supported; use 2 to 8")));
         }
-        let known = || graph.nodes.iter().filter(|n| has_weights(&n.kind) || is_relu(&n.kind)).map(|n| &n.name[..]);
+        let offered = |id: &NodeId| has_weights(&graph.nodes[*id].kind) || places_quantizer(graph, *id);
+        let known = || (0..graph.nodes.len()).filter(offered).map(|id| &graph.nodes[id].name[..]);
         if !known().any(|n| n == name) {
             let nearest = known().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
             let nearest = nearest.map_or_else(String::new, |n| format!("; the nearest is '{n}'"));
@@ -71,15 +79,11 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
         return Err(Error::network(&graph.name, "has no convolution or linear layer to quantize"));
     };
     let named = |node: &Node| spec.layer_bits.get(&node.name).copied();
-    let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
+    let mut out = graph.without_nodes();
     let mut moved: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
         let mut kind = node.kind.clone();
-        if let NodeKind::Conv2d { quant, .. }
-        | NodeKind::ConvBn { quant, .. }
-        | NodeKind::Conv2dDepthwise { quant, .. }
-        | NodeKind::Linear { quant, .. } = &mut kind
-        {
+        if has_weights(&kind) {
             let end = if id == first {
                 spec.first_bits
             } else if id == last {
@@ -87,17 +91,17 @@ pub fn quantize(graph: &Graph, spec: QuantizeSpec) -> Result<Graph> {
             } else {
                 None
             };
-            *quant = Some(WeightQuant { bits: named(node).or(end).unwrap_or(spec.wbits) });
+            kind.set_quant(Some(WeightQuant { bits: named(node).or(end).unwrap_or(spec.wbits) }));
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| moved[i]).collect();
         let mut new = out.push(node.name.clone(), kind.clone(), &inputs);
         let image = match &kind {
-            NodeKind::Input { index } => matches!(graph.inputs[*index], InputKind::Real(_)),
+            NodeKind::Input(input) => matches!(graph.inputs[input.index], InputKind::Real(_)),
             _ => false,
         };
-        let activation = || is_relu(&kind).then(|| named(node).unwrap_or(spec.abits));
+        let activation = || places_quantizer(graph, id).then(|| named(node).unwrap_or(spec.abits));
         if let Some(bits) = if image { spec.input_bits } else { activation() } {
-            new = out.push(format!("{}.quant", node.name), NodeKind::FakeQuant { bits }, &[new]);
+            new = out.push(format!("{}.quant", node.name), FakeQuant { bits }, &[new]);
         }
         moved.push(new);
     }

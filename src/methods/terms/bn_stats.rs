@@ -2,7 +2,7 @@
 
 use super::{GeneratorTerm, Needs, TeacherView, not_negative};
 use crate::autograd::{Tape, Var};
-use crate::graph::{Graph, NodeKind};
+use crate::graph::Graph;
 use crate::ops::bn_stats_loss::{Pair, bn_stats_loss};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -38,12 +38,8 @@ impl GeneratorTerm for BnStats {
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let targets = |node: usize| {
-            let (NodeKind::BatchNorm { mean, var, .. } | NodeKind::ConvBn { mean, var, .. }) =
-                &view.teacher.graph.nodes[node].kind
-            else {
-                unreachable!("statistics come from batch norms")
-            };
-            [&view.teacher.buffers[mean], &view.teacher.buffers[var]]
+            let norm = view.teacher.graph.nodes[node].kind.batch_norm().expect("statistics come from batch norms");
+            [&view.teacher.buffers[&norm.mean], &view.teacher.buffers[&norm.var]]
         };
         let layers: Vec<Pair> =
             (view.bn_stats.iter()).map(|s| Pair { stats: [&s.mean, &s.var], targets: targets(s.node) }).collect();

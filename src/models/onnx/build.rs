@@ -1,47 +1,68 @@
 //! The graph under construction, and what is known of the file's values.
 
-use super::attributes::Attributes;
+use super::constant;
+use super::emit;
+use super::external::Folder;
+use super::faults::Faults;
+use super::host::{Budget, Host, Kind, Values};
+use super::layout::Layout;
 use super::names::Names;
 use super::order::label;
-use super::sizes::Sizes;
-use super::{MAX_CLASSES, MAX_VALUE, Outcome, constant};
-use crate::graph::{Graph, Init, InputKind, NodeId, NodeKind};
-use crate::ops::activation::Activation;
+use super::storing::Limits;
+use super::{MAX_VALUE, Outcome};
+use crate::graph::{Graph, InputKind, NodeId, NodeKind};
 use crate::tensor::Shape;
 use crate::tensor::io::{Checkpoint, HostTensor};
 use crate::tensor::onnx::{GraphProto, NodeProto, TensorProto};
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::rc::Rc;
 
-/// How the values of a node of ours lie as the file sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Ours `n h w c`, theirs `n c h w`.
-    Map,
-    /// Every so many rows and columns of a map, which is not subsampled yet.
-    Sliced([usize; 2]),
-    /// Ours `n c`, theirs `n c 1 1`.
-    Pooled,
-    /// `n c` in both.
-    Rows,
-    /// A flattened map `[h, w, c]`: ours in this order, theirs `c h w`.
-    Flat([usize; 3]),
+/// Constants of more values than this are dropped when the last node that reads them is done.
+const SMALL: usize = 1 << 10;
+
+/// Padding of height and width that the next node takes in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Padding {
+    /// The file's axes that are height and width.
+    pub axes: [usize; 2],
+    /// On top, left, bottom and right.
+    pub sides: [usize; 4],
+    /// With the lowest number there is instead of 0.
+    pub lowest: bool,
 }
 
 /// An activation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Flow {
     pub node: NodeId,
-    pub form: Form,
+    pub layout: Layout,
+    /// Padding that the file asks for and our node does not have yet.
+    pub pad: Option<Padding>,
+    /// Whether other values are views of the same node.
+    pub shared: bool,
+}
+
+impl Flow {
+    pub fn new(node: NodeId, layout: Layout) -> Self {
+        Self { node, layout, pad: None, shared: false }
+    }
+}
+
+/// A constant of the file, or one that was computed from others.
+#[derive(Clone)]
+pub enum Held<'a> {
+    File(&'a TensorProto),
+    Made(Rc<Host>),
 }
 
 /// A value of the file.
 #[derive(Clone)]
 pub enum Value<'a> {
-    Constant(Cow<'a, TensorProto>),
-    /// Integers: a shape, or numbers of one.
-    Sizes(Sizes),
+    Constant(Held<'a>),
     Flow(Flow),
+    Sequence(Vec<Value<'a>>),
+    /// Made by a node that is not supported, or behind one.
+    Missing,
 }
 
 pub struct Build<'a> {
@@ -51,95 +72,136 @@ pub struct Build<'a> {
     pub batch: Option<i64>,
     /// Of one sample, by node.
     pub shapes: Vec<Shape>,
-    weights: Checkpoint,
-    names: Names,
-    values: HashMap<&'a str, Value<'a>>,
-    /// How many nodes read each value.
+    /// Whether a node's output is never below 0.
+    pub nonnegative: Vec<bool>,
+    pub budget: Budget,
+    pub faults: Faults<'a>,
+    pub(super) values: HashMap<&'a str, Value<'a>>,
+    pub(super) weights: Checkpoint,
+    pub(super) names: Names,
+    file: &'a GraphProto,
+    folder: Option<&'a Folder>,
+    /// Which node makes a value.
+    maker: HashMap<&'a str, usize>,
+    /// How many nodes read each value, besides those that ask for its shape only.
     readers: HashMap<&'a str, usize>,
-    /// Numbers that parameters may still have: constants that many nodes share are copied.
-    budget: usize,
+    /// How many nodes have still to read each value.
+    waiting: HashMap<&'a str, usize>,
+    pub(super) limits: Limits,
 }
 
 impl<'a> Build<'a> {
-    pub fn new(name: &str, opset: i64, batch: Option<i64>, budget: usize, file: &'a GraphProto) -> Self {
+    pub fn new(name: &str, opset: i64, file: &'a GraphProto, folder: Option<&'a Folder>, limits: Limits) -> Self {
         let mut names = Names::new();
-        let mut readers: HashMap<&str, usize> = HashMap::new();
-        for value in file.node.iter().flat_map(|n| &n.input).chain(file.output.iter().map(|o| &o.name)) {
-            *readers.entry(value).or_insert(0) += 1;
+        let (mut readers, mut waiting): (HashMap<&str, usize>, HashMap<&str, usize>) = Default::default();
+        for node in &file.node {
+            let shape_only = ["Shape", "Size"].contains(&&node.op_type[..]);
+            for value in &node.input {
+                *waiting.entry(value).or_insert(0) += 1;
+                if !shape_only {
+                    *readers.entry(value).or_insert(0) += 1;
+                }
+            }
         }
-        let constants = file.initializer.iter().map(|t| (&t.name[..], Value::Constant(Cow::Borrowed(t))));
+        for output in &file.output {
+            *readers.entry(&output.name).or_insert(0) += 1;
+        }
+        let outputs = |(i, n): (usize, &'a NodeProto)| n.output.iter().map(move |o| (&o[..], i));
+        let constants = file.initializer.iter().map(|t| (&t.name[..], Value::Constant(Held::File(t))));
         Self {
             graph: Graph::new(names.take(name), 0),
             opset,
-            batch,
+            batch: None,
             shapes: Vec::new(),
+            nonnegative: Vec::new(),
+            budget: Budget::new(limits.evaluated),
+            faults: Faults::default(),
+            values: constants.collect(),
             weights: Checkpoint::default(),
             names,
-            values: constants.collect(),
+            file,
+            folder,
+            maker: file.node.iter().enumerate().flat_map(outputs).collect(),
             readers,
-            budget,
+            waiting,
+            limits,
         }
     }
 
-    pub fn input(&mut self, name: &'a str, sample: [usize; 3]) {
+    /// Images of `[h, w, c]`, which lie as `layout` says; `batch`: how many, if that is fixed.
+    pub fn input(&mut self, name: &'a str, sample: [usize; 3], layout: Layout, batch: Option<i64>) {
+        self.batch = batch;
         let own = self.names.take(name);
         let node = self.graph.input(own, InputKind::Real(sample.to_vec()));
         self.shapes.push(Shape::new(&[&[1], &sample[..]].concat()));
-        self.values.insert(name, Value::Flow(Flow { node, form: Form::Map }));
+        self.nonnegative.push(false);
+        self.values.insert(name, Value::Flow(Flow::new(node, layout)));
     }
 
-    /// Takes in one node of the file, whose inputs are known.
-    pub fn node(&mut self, node: &'a NodeProto) -> Outcome<()> {
-        let wrong = |e: String| format!("node '{}' ({}): {e}", label(node), node.op_type);
-        let value = self.value_of(node).map_err(wrong)?;
-        if let Some(name) = node.output.first() {
-            self.values.insert(name, value);
-        }
-        Ok(())
-    }
-
-    fn value_of(&mut self, node: &'a NodeProto) -> Outcome<Value<'a>> {
-        if !["", "ai.onnx"].contains(&&node.domain[..]) {
-            return Err(format!("operators of '{}' are not supported", node.domain));
-        }
-        if let Some(value) = self.sizes(node)? {
-            return Ok(value);
-        }
-        let flow = match &node.op_type[..] {
-            "Constant" => return constant_value(node),
-            // In inference, Dropout does nothing.
-            "Identity" | "Dropout" => return self.value(node, 0).cloned(),
-            "Cast" => {
-                // To f32, which activations are.
-                Attributes(node).only("to", 1)?;
-                self.flow(node, 0)?
+    /// Takes in one node of the file, whose inputs are known; `last`: only other views of its output follow. What is wrong with
+    /// it is noted.
+    pub fn node(&mut self, node: &'a NodeProto, last: bool) {
+        let missing = |name: &String| matches!(self.values.get(&name[..]), Some(Value::Missing));
+        let values = if node.input.iter().any(missing) {
+            // Parts of a function that is understood as a whole may be missing.
+            match self.by_parts(node) {
+                Ok(Some(flow)) => vec![Value::Flow(flow)],
+                Ok(None) => {
+                    self.faults.behind(node);
+                    Vec::new()
+                }
+                Err(e) => {
+                    self.faults.wrong(node, e);
+                    Vec::new()
+                }
             }
-            "Conv" => self.conv(node)?,
-            "BatchNormalization" => self.batch_norm(node)?,
-            "Gemm" => self.gemm(node)?,
-            "MatMul" => self.mat_mul(node)?,
-            "Add" | "Sum" => self.add(node)?,
-            "Concat" => self.concat(node)?,
-            "Relu" => self.activation(node, Activation::Relu)?,
-            "LeakyRelu" => match Attributes(node).float("alpha", 0.01) {
-                0.0 => self.activation(node, Activation::Relu)?,
-                slope if slope.is_finite() && slope > 0.0 => self.activation(node, Activation::LeakyRelu(slope))?,
-                slope => return Err(format!("alpha = {slope} is not above 0")),
-            },
-            "Tanh" => self.activation(node, Activation::Tanh)?,
-            "Clip" => self.clip(node)?,
-            "GlobalAveragePool" => self.global_average(node)?,
-            "ReduceMean" => self.reduce_mean(node)?,
-            "MaxPool" | "AveragePool" => self.pool(node)?,
-            "Flatten" => self.flatten(node)?,
-            "Reshape" => self.reshape(node)?,
-            "Squeeze" => self.squeeze(node)?,
-            "Slice" => self.slice(node)?,
-            "Pad" => self.pad(node)?,
-            "Softmax" | "LogSoftmax" => return Err("is supported behind the logits only, where it is left out".into()),
-            _ => return Err(format!("is not supported; supported are {SUPPORTED}")),
+        } else {
+            self.outputs_of(node, last).unwrap_or_else(|e| {
+                self.faults.wrong(node, e);
+                Vec::new()
+            })
         };
-        Ok(Value::Flow(flow))
+        let failed = values.is_empty();
+        for (i, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
+            match values.get(i) {
+                Some(value) => self.values.insert(name, value.clone()),
+                None if failed => self.values.insert(name, Value::Missing),
+                None => None,
+            };
+        }
+        for name in &node.input {
+            let Some(left) = self.waiting.get_mut(&name[..]) else { continue };
+            *left -= 1;
+            let held = |v: &Value| matches!(v, Value::Constant(Held::Made(t)) if t.held() > SMALL);
+            if *left == 0 && self.values.get(&name[..]).is_some_and(held) {
+                self.values.remove(&name[..]);
+            }
+        }
+    }
+
+    /// What keeps `outputs` from being computed.
+    pub fn report(&self, outputs: &[&str]) -> String {
+        let mut open: Vec<&str> = outputs.to_vec();
+        let mut seen = vec![false; self.file.node.len()];
+        while let Some(name) = open.pop() {
+            let missing = matches!(self.values.get(name), Some(Value::Missing));
+            if let Some(&i) = self.maker.get(name).filter(|&&i| missing && !seen[i]) {
+                seen[i] = true;
+                open.extend(self.file.node[i].input.iter().map(|n| &n[..]));
+            }
+        }
+        let counted = self.file.node.iter().zip(&seen).filter(|(_, seen)| **seen);
+        self.faults.report(&counted.map(|(n, _)| std::ptr::from_ref(n)).collect())
+    }
+
+    /// The node that makes value `name`.
+    pub fn made_by(&self, name: &str) -> Option<&'a NodeProto> {
+        self.maker.get(name).map(|&i| &self.file.node[i])
+    }
+
+    /// The value called `name`.
+    pub fn named(&self, name: &str) -> Option<&Value<'a>> {
+        self.values.get(name)
     }
 
     /// What the `i`-th input of `node` is.
@@ -158,175 +220,116 @@ impl<'a> Build<'a> {
         node.input.get(i).is_some_and(|n| !n.is_empty())
     }
 
-    /// How many nodes read the `i`-th input of `node`.
-    pub fn readers(&self, node: &NodeProto, i: usize) -> usize {
-        self.readers.get(&node.input[i][..]).copied().unwrap_or(0)
+    /// Whether nothing else reads the `i`-th input of `node`, which is `flow`.
+    pub fn alone(&self, node: &NodeProto, i: usize, flow: &Flow) -> bool {
+        !flow.shared && self.readers.get(&node.input[i][..]) == Some(&1)
     }
 
     /// The `i`-th input, an activation as it is.
     pub fn raw_flow(&self, node: &NodeProto, i: usize) -> Outcome<Flow> {
         match self.value(node, i)? {
-            Value::Flow(flow) => Ok(*flow),
+            Value::Flow(flow) => {
+                let shared = flow.shared || self.readers.get(&node.input[i][..]).is_some_and(|n| *n > 1);
+                Ok(Flow { shared, ..flow.clone() })
+            }
             _ => Err(format!("input {i} is no activation")),
         }
     }
 
-    /// The `i`-th input, an activation with values.
-    pub fn flow(&mut self, node: &NodeProto, i: usize) -> Outcome<Flow> {
-        let flow = self.raw_flow(node, i)?;
-        let Form::Sliced([h, w]) = flow.form else { return Ok(flow) };
-        if h != w {
+    /// Whether the `i`-th input is constant.
+    pub fn is_constant(&self, node: &NodeProto, i: usize) -> bool {
+        matches!(self.value(node, i), Ok(Value::Constant(_)))
+    }
+
+    /// The `i`-th input, a constant.
+    pub fn host(&self, node: &NodeProto, i: usize) -> Outcome<Rc<Host>> {
+        match self.value(node, i)? {
+            Value::Constant(held) => self.decoded(held),
+            _ => Err(format!("input {i} ('{}') is computed from the image; a constant is supported", node.input[i])),
+        }
+    }
+
+    pub fn decoded(&self, held: &Held) -> Outcome<Rc<Host>> {
+        match held {
+            Held::File(t) => constant::decode(t, self.folder).map(Rc::new),
+            Held::Made(t) => Ok(t.clone()),
+        }
+    }
+
+    /// The `i`-th input, floats of which none is repeated.
+    pub fn floats(&mut self, node: &NodeProto, i: usize) -> Outcome<HostTensor> {
+        if let Value::Constant(Held::File(t)) = self.value(node, i)? {
+            if !Kind::of(t.data_type).is_ok_and(Kind::is_float) {
+                let known = "f32 (1), f16 (10), f64 (11) or bf16 (16)";
+                return Err(format!("constant '{}' is of type {}; {known} are expected", t.name, t.data_type));
+            }
+        }
+        let t = self.host(node, i)?;
+        let n = t.elements()?;
+        let Values::Floats(values) = &t.values else {
+            return Err(format!("input {i} ('{}') is of integers; floats are expected", node.input[i]));
+        };
+        if n == 0 {
             return Err(format!(
-                "reads every {h} rows and {w} columns of a map; the same along both axes is supported"
+                "input {i} ('{}') has shape {:?}; dimensions above 0 are expected",
+                node.input[i], t.dims
             ));
         }
-        let c_out = self.shapes[flow.node][3];
-        let node = self.push(label(node), ".slice", NodeKind::ShortcutA { stride: h, c_out }, &[flow.node])?;
-        Ok(Flow { node, form: Form::Map })
+        if values.len() == n {
+            let values = Rc::try_unwrap(t).map(|t| t.values).unwrap_or_else(|t| t.values.clone());
+            let Values::Floats(values) = values else { return Err("is no float".into()) };
+            return Ok(HostTensor { shape: self.dims(node, i)?, values });
+        }
+        self.limits.fill(n).map_err(|e| format!("input {i} ('{}') of shape {:?} {e}", node.input[i], t.dims))?;
+        Ok(HostTensor { shape: t.dims.clone(), values: vec![values[0]; n] })
     }
 
-    /// The `i`-th input as a map `n h w c`, and its sizes `[h, w, c]`.
-    pub fn map(&mut self, node: &NodeProto, i: usize) -> Outcome<(NodeId, [usize; 3])> {
-        let mut flow = self.flow(node, i)?;
-        if flow.form == Form::Pooled {
-            let shape = vec![1, 1, self.shapes[flow.node][1]];
-            flow.node = self.push(label(node), ".map", NodeKind::Reshape { shape }, &[flow.node])?;
-            flow.form = Form::Map;
-        }
-        match (flow.form, &self.shapes[flow.node][..]) {
-            (Form::Map, &[_, h, w, c]) => Ok((flow.node, [h, w, c])),
-            _ => Err(format!("input {i} is no map of images (batch, channels, height, width)")),
-        }
-    }
-
-    /// The `i`-th input, a float constant.
-    pub fn floats(&self, node: &NodeProto, i: usize) -> Outcome<HostTensor> {
+    /// Dimensions of the `i`-th input, a constant.
+    pub fn dims(&self, node: &NodeProto, i: usize) -> Outcome<Vec<usize>> {
         match self.value(node, i)? {
-            Value::Constant(t) => constant::floats(t),
-            _ => Err(format!("input {i} ('{}') is computed; a constant is supported", node.input[i])),
+            Value::Constant(Held::File(t)) => constant::dims(t).map(|(dims, _)| dims),
+            Value::Constant(Held::Made(t)) => Ok(t.dims.clone()),
+            _ => Err(format!("input {i} ('{}') is computed from the image; a constant is supported", node.input[i])),
         }
     }
 
     /// The `i`-th input as constant integers.
     pub fn integers(&self, node: &NodeProto, i: usize) -> Outcome<Vec<i64>> {
-        match self.value(node, i)? {
-            Value::Constant(t) => constant::integers(t),
-            Value::Sizes(sizes) => sizes.numbers().map_err(|e| format!("input {i} {e}")),
-            Value::Flow(_) => Err(format!("input {i} is an activation; constants are supported")),
-        }
+        self.host(node, i)?.numbers().map_err(|e| format!("input {i} {e}"))
     }
 
-    /// Appends a node called like `name`, or `name` and `suffix` for one that the file has not.
-    pub fn push(&mut self, name: &str, suffix: &str, kind: NodeKind, inputs: &[NodeId]) -> Outcome<NodeId> {
-        let name = self.names.take(&format!("{}{suffix}", name.trim_start_matches('/')));
+    /// The `i`-th input as one constant number.
+    pub fn number(&self, node: &NodeProto, i: usize) -> Outcome<f64> {
+        self.host(node, i)?.single().map_err(|e| format!("input {i} {e}"))
+    }
+
+    /// Channels of node `id`.
+    pub fn channels(&self, id: NodeId) -> usize {
+        self.shapes[id].last().copied().unwrap_or(1)
+    }
+
+    /// Appends a node called like `node` of the file, or with `suffix` for one that the file has not.
+    pub fn push(&mut self, node: &NodeProto, suffix: &str, kind: NodeKind, inputs: &[NodeId]) -> Outcome<NodeId> {
+        self.push_named(&format!("{}{suffix}", label(node).trim_start_matches('/')), kind, inputs)
+    }
+
+    pub fn push_named(&mut self, name: &str, kind: NodeKind, inputs: &[NodeId]) -> Outcome<NodeId> {
+        let name = self.names.take(name);
+        let from: Vec<bool> = inputs.iter().map(|&i| self.nonnegative[i]).collect();
+        let nonnegative = emit::nonnegative(&kind, &from);
         let id = self.graph.push(name, kind, inputs);
-        let shape = self.graph.shape(id, &self.shapes, 1).map_err(|e| e.to_string())?;
-        if !(1..=MAX_VALUE).contains(&shape.elements()) {
-            return Err(format!("its output {shape} is empty or has more than {MAX_VALUE} numbers"));
-        }
-        self.shapes.push(shape);
-        Ok(id)
-    }
-
-    /// Declares a parameter of `shape` (ours) with the values of `t` (as checkpoints hold it); its name.
-    pub fn param(&mut self, wanted: &str, shape: &[usize], t: HostTensor) -> Outcome<String> {
-        let name = self.stored(wanted, t)?;
-        Ok(self.graph.param(name, shape, Init::Zeros))
-    }
-
-    /// Declares running statistics; their name.
-    pub fn buffer(&mut self, wanted: &str, t: HostTensor) -> Outcome<String> {
-        let shape = t.shape.clone();
-        let name = self.stored(wanted, t)?;
-        Ok(self.graph.buffer(name, &shape, 0.0))
-    }
-
-    fn stored(&mut self, wanted: &str, t: HostTensor) -> Outcome<String> {
-        if let Some(v) = t.values.iter().find(|v| !v.is_finite()) {
-            return Err(format!("'{wanted}' holds {v}; weights must be finite"));
-        }
-        let rest = self.budget.checked_sub(t.values.len());
-        self.budget = rest.ok_or("more weights are shared between nodes than can be copied")?;
-        let name = self.names.take(wanted);
-        self.weights.tensors.insert(name.clone(), t);
-        Ok(name)
-    }
-
-    /// The graph that computes the logits `output`, and its weights.
-    pub fn finish(mut self, output: &str) -> Outcome<(Graph, Checkpoint)> {
-        let Some(Value::Flow(flow)) = self.values.get(output).cloned() else {
-            return Err(format!("output '{output}' is no activation"));
+        let shape = match self.graph.shape(id, &self.shapes, 1) {
+            Ok(shape) if (1..=MAX_VALUE).contains(&shape.elements()) => shape,
+            found => {
+                self.graph.nodes.pop();
+                return Err(match found {
+                    Ok(shape) => format!("its output {shape} is empty or has more than {MAX_VALUE} numbers"),
+                    Err(e) => e.to_string(),
+                });
+            }
         };
-        let mut last = flow.node;
-        let found = self.shapes[last];
-        match (flow.form, &found[..]) {
-            (Form::Rows | Form::Pooled, _) => {}
-            (Form::Map, &[_, 1, 1, c]) => {
-                last = self.push("logits", "", NodeKind::Reshape { shape: vec![c] }, &[last])?;
-            }
-            _ => return Err(format!("output '{output}' is {found} and not a row of logits per image")),
-        }
-        let classes = self.shapes[last][1];
-        if !(2..=MAX_CLASSES).contains(&classes) {
-            return Err(format!("output '{output}' has {classes} logits; 2 to {MAX_CLASSES} are possible"));
-        }
-        self.graph.classes = classes;
-        self.keep_for(last);
-        if !matches!(self.graph.nodes[0].kind, NodeKind::Input { .. }) {
-            return Err(format!("output '{output}' does not depend on the input"));
-        }
-        Ok((self.graph, self.weights))
-    }
-
-    /// Drops nodes that `last` does not depend on (a shape was asked of them), and their weights.
-    fn keep_for(&mut self, last: NodeId) {
-        let mut kept = vec![false; self.graph.nodes.len()];
-        kept[last] = true;
-        for id in (0..=last).rev() {
-            if kept[id] {
-                self.graph.nodes[id].inputs.iter().for_each(|&i| kept[i] = true);
-            }
-        }
-        let nodes = std::mem::take(&mut self.graph.nodes);
-        let mut moved = vec![NodeId::MAX; nodes.len()];
-        for (id, mut node) in nodes.into_iter().enumerate().filter(|(id, _)| kept[*id]) {
-            node.inputs.iter_mut().for_each(|i| *i = moved[*i]);
-            moved[id] = self.graph.nodes.len();
-            self.graph.nodes.push(node);
-        }
-        let used: HashSet<&String> = self.graph.nodes.iter().flat_map(|n| n.kind.tensors()).collect();
-        self.graph.params.retain(|p| used.contains(&p.name));
-        self.graph.buffers.retain(|b| used.contains(&b.name));
-        self.weights.tensors.retain(|name, _| used.contains(name));
-    }
-}
-
-const SUPPORTED: &str = "Conv, BatchNormalization, Gemm, MatMul, Relu, LeakyRelu, Tanh, Clip, Add, Sum, Concat, GlobalAveragePool, \
-                         AveragePool, MaxPool, ReduceMean, Flatten, Reshape, Squeeze, Slice with Pad, Dropout, Identity, Constant";
-
-fn constant_value(node: &NodeProto) -> Outcome<Value<'_>> {
-    let attributes = Attributes(node);
-    if let Some(t) = attributes.get("value").and_then(|a| a.t.as_ref()) {
-        return Ok(Value::Constant(Cow::Borrowed(t)));
-    }
-    if let Some(a) = attributes.get("value_int") {
-        return Ok(Value::Sizes(Sizes::fixed(&[a.i])));
-    }
-    if let Some(a) = attributes.get("value_ints") {
-        return Ok(Value::Sizes(Sizes::fixed(&a.ints[..a.ints.len().min(16)])));
-    }
-    let floats = |dims: Vec<i64>, values: Vec<f32>| TensorProto {
-        dims,
-        data_type: 1,
-        float_data: values,
-        name: node.output.first().cloned().unwrap_or_default(),
-        ..Default::default()
-    };
-    if let Some(a) = attributes.get("value_float") {
-        return Ok(Value::Constant(Cow::Owned(floats(Vec::new(), vec![a.f]))));
-    }
-    match attributes.get("value_floats") {
-        Some(a) => Ok(Value::Constant(Cow::Owned(floats(vec![a.floats.len() as i64], a.floats.clone())))),
-        None => Err("holds no tensor and no numbers".into()),
+        self.shapes.push(shape);
+        self.nonnegative.push(nonnegative);
+        Ok(id)
     }
 }

@@ -5,22 +5,43 @@
 
 mod attributes;
 mod build;
+mod by_parts;
 mod constant;
+mod dispatch;
+mod edges;
+mod emit;
+mod external;
+mod faults;
+mod fold;
+mod functions;
+mod host;
+mod interface;
+mod joining;
 mod layers;
+mod layout;
 mod names;
+mod operators;
 mod order;
+mod placing;
 mod pooling;
 mod reshaping;
-mod sizes;
+mod resizing;
+mod scaling;
+mod selecting;
+mod storing;
+mod window;
 
 use crate::device::Device;
-use crate::graph::{Graph, Network, Node, NodeKind};
+use crate::graph::{Graph, Network};
 use crate::tensor::io::Checkpoint;
-use crate::tensor::onnx::{DataType, GraphProto, ModelProto, ValueInfoProto, decode};
+use crate::tensor::onnx::{GraphProto, ModelProto, TensorProto, decode};
 use crate::{Error, Result};
 use build::Build;
-use order::Order;
+use external::Folder;
+use interface::{input, outputs};
+use order::{Order, label};
 use std::path::Path;
+use storing::Limits;
 
 /// What is wrong with a file.
 type Outcome<T> = std::result::Result<T, String>;
@@ -39,11 +60,25 @@ const MAX_CLASSES: usize = 100_000;
 const QUANTIZED: [&str; 5] =
     ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"];
 
-/// What a file without batch norms is told.
-const FOLDED: &str = "holds no BatchNormalization of maps: it was folded into the convolutions, or the network has \
-                      none. Data-free methods need its running statistics, from which they make their images; export the model \
-                      with BatchNormalization unfolded (PyTorch: torch.onnx.export(model, x, file, dynamo=False, \
-                      training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False))";
+/// Numbers of weights that a file may ask for without holding them, at most: those of VGG-19 fit.
+const MAX_FILLED: usize = 160 << 20;
+
+/// What a file does not say, or leaves open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// The value that is the logits. Without it: the only output, or the only one of a row per image.
+    pub output: Option<String>,
+    /// `[c, h, w]` of an image, for files that leave them open; `c = 0`: as the file says.
+    pub input_size: Option<[usize; 3]>,
+    /// Numbers of weights that the file may ask for without holding them (`ConstantOfShape`), at most.
+    pub filled: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { output: None, input_size: None, filled: MAX_FILLED }
+    }
+}
 
 /// A network read from a file.
 #[derive(Clone, Debug)]
@@ -55,8 +90,14 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// Reads a file; the network is called as the file is. Errors name the file, and the node at fault.
+    /// [`Imported::load_with`] without options.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_with(path, &Options::default())
+    }
+
+    /// Reads a file, and the files beside it that hold its weights; the network is called as the file is. Errors name the file,
+    /// and the node at fault.
+    pub fn load_with(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let unreadable = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
         let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
@@ -64,34 +105,20 @@ impl Imported {
             return Err(Error::file(path, format!("has {bytes} bytes; ONNX files have at most {MAX_BYTES}")));
         }
         let data = std::fs::read(path).map_err(unreadable)?;
+        let folder = Folder::of(path).map_err(unreadable)?;
         let name = path.file_stem().map_or("network".into(), |s| s.to_string_lossy());
-        Self::parse(&data, &name).map_err(|e| Error::file(path, e))
+        read(&data, &name, options, Some(&folder)).map_err(|e| Error::file(path, e))
+    }
+
+    /// [`Imported::parse_with`] without options.
+    pub fn parse(data: &[u8], name: &str) -> Outcome<Self> {
+        Self::parse_with(data, name, &Options::default())
     }
 
     /// The network in the bytes of a file, under the name `name`, or what is wrong with them. What is allocated is bounded by
-    /// a few times the file's size.
-    pub fn parse(data: &[u8], name: &str) -> Outcome<Self> {
-        let model = decode(data)?;
-        let file = model.graph.as_ref().ok_or("holds no graph: it is no ONNX file")?;
-        let opset = opset(&model)?;
-        // Its arithmetic around the codes would be complained of first.
-        if let Some(node) = file.node.iter().find(|n| QUANTIZED.contains(&&n.op_type[..])) {
-            let (name, op) = (&node.name, &node.op_type);
-            return Err(format!("node '{name}' ({op}): the model is quantized already; give the float one"));
-        }
-        let (input, batch, sample) = input(file)?;
-        let output = output(file)?;
-        let order = Order::new(file, input, output)?;
-        let mut build = Build::new(name, opset, batch, data.len(), file);
-        build.input(input, sample);
-        order.values.iter().try_for_each(|&i| build.node(&file.node[i]))?;
-        let (graph, weights) = build.finish(order.output)?;
-        let shapes = graph.shapes(1).map_err(|e| e.to_string())?;
-        let of_maps = |n: &Node| matches!(n.kind, NodeKind::BatchNorm { .. }) && shapes[n.inputs[0]].len() == 4;
-        if !graph.nodes.iter().any(of_maps) {
-            return Err(FOLDED.into());
-        }
-        Ok(Self { graph, weights })
+    /// a few times the file's size and `options.filled`. Weights in other files are refused.
+    pub fn parse_with(data: &[u8], name: &str, options: &Options) -> Outcome<Self> {
+        read(data, name, options, None)
     }
 
     /// The network with its weights on `device`; `path` is named in errors.
@@ -100,6 +127,38 @@ impl Imported {
         network.load_checkpoint(self.weights, path)?;
         Ok(network)
     }
+}
+
+fn read(data: &[u8], name: &str, options: &Options, folder: Option<&Folder>) -> Outcome<Imported> {
+    let model = decode(data)?;
+    let file = model.graph.as_ref().ok_or("holds no graph: it is no ONNX file")?;
+    let opset = opset(&model)?;
+    // Its arithmetic around the codes would be complained of first.
+    if let Some(node) = file.node.iter().find(|n| QUANTIZED.contains(&&n.op_type[..])) {
+        let (name, op) = (label(node), &node.op_type);
+        return Err(format!("node '{name}' ({op}): the model is quantized already; give the float one"));
+    }
+    let input = input(file, options.input_size)?;
+    let outputs = outputs(file, options.output.as_deref())?;
+    let order = Order::new(file, input.name, &outputs)?;
+    let beside = folder.map_or(0, |f| f.bytes(tensors(file)));
+    let bytes = data.len().saturating_add(usize::try_from(beside).unwrap_or(usize::MAX));
+    let limits =
+        Limits { copied: bytes, filled: options.filled, evaluated: bytes.saturating_mul(4).saturating_add(1 << 20) };
+    let mut build = Build::new(name, opset, file, folder, limits);
+    build.input(input.name, input.sample, input.layout, input.batch);
+    for &i in &order.values {
+        build.node(&file.node[i], order.last.contains(&i));
+    }
+    let last = build.logits(&outputs)?;
+    let (graph, weights) = build.finished(last)?;
+    Ok(Imported { graph, weights })
+}
+
+/// All tensors of a file, those of `Constant` nodes too.
+fn tensors(file: &GraphProto) -> impl Iterator<Item = &TensorProto> {
+    let of_nodes = file.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
+    file.initializer.iter().chain(of_nodes)
 }
 
 /// The version of ONNX's own operators.
@@ -114,45 +173,5 @@ fn opset(model: &ModelProto) -> Outcome<i64> {
             ))
         }
         None => Err("does not say which operator set it uses".into()),
-    }
-}
-
-/// Name of the one input, its batch size if that is fixed, and `h w c`.
-fn input(file: &GraphProto) -> Outcome<(&str, Option<i64>, [usize; 3])> {
-    let all: Vec<&ValueInfoProto> = file.inputs().collect();
-    let [input] = all[..] else {
-        let names: Vec<&str> = all.iter().take(8).map(|i| &i.name[..]).collect();
-        return Err(format!("takes {} inputs ({}); one of images is expected", all.len(), names.join(", ")));
-    };
-    let name = &input.name;
-    let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-    let Some(tensor) = tensor else { return Err(format!("input '{name}' is no tensor")) };
-    if tensor.elem_type != DataType::Float as i32 {
-        return Err(format!("input '{name}' is of type {}; f32 (1) is expected", tensor.elem_type));
-    }
-    let dims: Vec<Option<i64>> =
-        tensor.shape.iter().flat_map(|s| &s.dim).map(|d| d.dim_value.filter(|v| *v > 0)).collect();
-    let size = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok()).filter(|d| (1..=MAX_SIZE).contains(d));
-    match dims[..] {
-        [batch, c, h, w] => match (size(c), size(h), size(w)) {
-            (Some(c), Some(h), Some(w)) if c * h * w <= MAX_VALUE => Ok((name, batch, [h, w, c])),
-            _ => Err(format!(
-                "input '{name}': channels, height and width must be fixed, each 1 to {MAX_SIZE}, and {MAX_VALUE} numbers at most; export \
-                 the model with an example image of the size that it takes"
-            )),
-        },
-        _ => {
-            Err(format!("input '{name}' has {} dimensions; images have 4 (batch, channels, height, width)", dims.len()))
-        }
-    }
-}
-
-fn output(file: &GraphProto) -> Outcome<&str> {
-    match &file.output[..] {
-        [output] => Ok(&output.name),
-        all => {
-            let names: Vec<&str> = all.iter().take(8).map(|o| &o.name[..]).collect();
-            Err(format!("has {} outputs ({}); the logits alone are expected", all.len(), names.join(", ")))
-        }
     }
 }

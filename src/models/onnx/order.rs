@@ -9,20 +9,25 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 /// Nodes in the file, at most.
 const MAX_NODES: usize = 20_000;
 
-pub struct Order<'a> {
+pub struct Order {
     /// Indices of nodes; as in the file where that is possible.
     pub values: Vec<usize>,
-    /// The value that is the logits: the file's output without Softmax and Identity at its end.
-    pub output: &'a str,
+    /// Indices of nodes behind which values are only seen otherwise on their way to an output: Softmax is left out there.
+    pub last: HashSet<usize>,
 }
+
+/// Operators that may stand between Softmax and the output.
+const BEHIND: [&str; 9] =
+    ["Cast", "Dropout", "Flatten", "Identity", "LogSoftmax", "Reshape", "Softmax", "Squeeze", "Unsqueeze"];
 
 /// How errors call a node.
 pub fn label(node: &NodeProto) -> &str {
     if node.name.is_empty() { node.output.first().map_or("(unnamed)", |o| &o[..]) } else { &node.name }
 }
 
-impl<'a> Order<'a> {
-    pub fn new(file: &'a GraphProto, input: &'a str, output: &'a str) -> Outcome<Self> {
+impl Order {
+    /// The nodes that `outputs` depend on.
+    pub fn new(file: &GraphProto, input: &str, outputs: &[&str]) -> Outcome<Self> {
         if file.node.len() > MAX_NODES {
             return Err(format!("has {} nodes; at most {MAX_NODES} are read", file.node.len()));
         }
@@ -38,23 +43,22 @@ impl<'a> Order<'a> {
                 }
             }
         }
-        // Softmax changes no order of classes; training and distillation want what goes into it.
-        let mut logits = output;
-        for _ in 0..file.node.len() {
-            match maker.get(logits).map(|&i| &file.node[i]) {
-                Some(n) if ["Softmax", "LogSoftmax", "Identity"].contains(&&n.op_type[..]) && !n.input.is_empty() => {
-                    logits = &n.input[0];
-                }
-                _ => break,
+        let mut last = HashSet::new();
+        let mut open = Vec::new();
+        for output in outputs {
+            let Some(&from) = maker.get(output) else {
+                return Err(format!("output '{output}' is computed by no node"));
+            };
+            open.push(from);
+            let mut at = Some(from);
+            while let Some(i) = at.filter(|&i| BEHIND.contains(&&file.node[i].op_type[..]) && last.insert(i)) {
+                at = file.node[i].input.first().and_then(|name| maker.get(&name[..])).copied();
             }
         }
-        let Some(&last) = maker.get(logits) else {
-            return Err(format!("output '{logits}' is computed by no node"));
-        };
         let mut needed = vec![false; file.node.len()];
-        let (mut open, mut readers) = (vec![last], vec![Vec::new(); file.node.len()]);
+        let mut readers = vec![Vec::new(); file.node.len()];
         let mut waits_for = vec![0; file.node.len()];
-        needed[last] = true;
+        open.iter().for_each(|&i| needed[i] = true);
         while let Some(i) = open.pop() {
             for value in file.node[i].input.iter().filter(|v| !v.is_empty()) {
                 let Some(&from) = maker.get(&value[..]) else {
@@ -85,7 +89,7 @@ impl<'a> Order<'a> {
         }
         match (0..file.node.len()).find(|&i| needed[i] && waits_for[i] > 0) {
             Some(i) => Err(format!("node '{}' depends on its own output: the graph has a cycle", label(&file.node[i]))),
-            None => Ok(Self { values, output: logits }),
+            None => Ok(Self { values, last }),
         }
     }
 }

@@ -14,8 +14,27 @@ fn case(label: &str, x: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams, bias
         inputs.push(Input::grad([k]));
     }
     let run = move |t: &mut Tape, v: &[Var]| Ok(vec![conv2d(t, &v[0], &v[1], v.get(2), p)?]);
-    let name = format!("{label}_x{}_w{}_s{}_p{}", Shape::from(x), Shape::from(w), p.stride, p.pad);
+    let name = format!("{label}_x{}_w{}_{p}", Shape::from(x), Shape::from(w));
     Case::new(name, inputs, run).reduction(g.reduction()).cost(g.flops(), g.bytes())
+}
+
+/// Windows that differ between axes or sides: label, `[r s]`, parameters. All convolutions have cases of them.
+pub(crate) fn windows() -> [(&'static str, [usize; 2], Conv2dParams); 11] {
+    let p = Conv2dParams::default();
+    [
+        ("row", [1, 7], p.pads([0, 3, 0, 3])),
+        ("column", [7, 1], p.pads([3, 0, 3, 0])),
+        ("stride1x2", [3, 3], Conv2dParams::new(1, 1).strides([1, 2])),
+        ("stride2x1", [3, 3], Conv2dParams::new(1, 1).strides([2, 1])),
+        ("pad_after", [3, 3], p.pads([0, 0, 1, 1])),
+        ("pad_uneven", [3, 3], p.pads([1, 0, 0, 2])),
+        // "SAME" of TensorFlow for even sizes.
+        ("same_s2", [3, 3], Conv2dParams::new(2, 0).pads([0, 0, 1, 1])),
+        ("dilation1x2", [3, 3], p.pads([1, 2, 1, 2]).dilations([1, 2])),
+        ("dilation2x1_s2", [3, 3], Conv2dParams::new(2, 2).dilations([2, 1])),
+        ("five", [5, 5], p.pads([2, 1, 0, 3])),
+        ("all", [3, 2], p.strides([2, 3]).pads([3, 0, 1, 2]).dilations([3, 1])),
+    ]
 }
 
 fn upsample_case(label: &str, x: [usize; 4], k: usize, bias: bool, math: Math) -> Case {
@@ -58,6 +77,16 @@ fn tensor_core(math: Math, label: &str, epsilon: f64) -> Vec<Case> {
         case("stages_one_by_one_s2", [2, 5, 6, 64], [128, 1, 1], p(2, 0), false),
         case("stages_zeros", [1, 5, 4, 116], [68, 3, 3], p(1, 1), true),
         upsample_case("stages", [1, 3, 5, 64], 64, true, math),
+        case("row", [1, 5, 9, 8], [12, 1, 7], p(1, 0).pads([0, 3, 0, 3]), false),
+        case("halo16_uneven", [1, 5, 6, 16], [16, 3, 3], p(1, 0).pads([0, 1, 2, 1]), true),
+        case("stages_uneven", [1, 6, 9, 64], [64, 3, 2], p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]), true),
+        case(
+            "stages_all",
+            [1, 8, 9, 64],
+            [64, 3, 2],
+            p(1, 0).strides([2, 3]).pads([3, 0, 1, 2]).dilations([3, 1]),
+            false,
+        ),
     ]
     // Rounding operands costs half an epsilon per product at most, relative to the product: the relative error of the sum
     // does not grow with its length as the tolerance does.
@@ -105,6 +134,12 @@ pub fn cases() -> Vec<Case> {
         upsample_case("generator_128", [16, 8, 8, 128], 128, true, Math::F32).bench(),
         upsample_case("generator_64", [16, 16, 16, 128], 64, true, Math::F32).bench(),
     ];
+    for (label, [r, s], p) in windows() {
+        cases.push(case(label, [2, 8, 10, 3], [5, r, s], p, true));
+        cases.push(case(label, [1, 8, 9, 8], [12, r, s], p, false));
+    }
+    // Winograd's tiles on the CPU.
+    cases.push(case("tiles", [1, 5, 6, 32], [32, 3, 3], p(1, 0).pads([0, 2, 1, 1]), true));
     let resnet18 = case("tf32_resnet18_128", [16, 28, 28, 128], [128, 3, 3], p(1, 1).math(Math::Tf32), false);
     cases.push(resnet18.epsilon(2f64.powi(-11)).slack(0.25).bench());
     cases.extend(tensor_core(Math::Tf32, "tf32", 2f64.powi(-11)));

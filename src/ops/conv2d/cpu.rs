@@ -10,8 +10,8 @@
 //! The order of every sum depends on the shapes alone: results do not depend on the number of threads.
 
 mod upsample;
-mod winograd;
 mod window;
+mod winograd;
 
 use super::Geometry;
 use super::cpu_kernel::{Band, Isa, Outer, band, outer};
@@ -28,14 +28,12 @@ const SCRATCH: usize = 6 * 1024;
 /// Output rows of a band at least, however long they are.
 const LEAST: usize = 4;
 
-/// One convolution whose outputs lie `out_stride` apart in both directions, from `out_first` on.
+/// One convolution whose outputs lie `out_stride` apart, from `out_first` on. Pairs are of rows and columns.
 struct Pass {
-    r: usize,
-    s: usize,
-    stride: usize,
+    taps: [usize; 2],
+    stride: [usize; 2],
     /// Source coordinates of output 0 at tap 0.
-    top: isize,
-    left: isize,
+    first: [isize; 2],
     out_first: [usize; 2],
     weights: Vec<Line>,
 }
@@ -45,16 +43,16 @@ struct Conv<'a> {
     isa: Isa,
     source: [usize; 3],
     output: [usize; 3],
-    out_stride: usize,
+    out_stride: [usize; 2],
     passes: Vec<Pass>,
     bias: Option<&'a [f32]>,
     mode: GradMode,
 }
 
-/// First and one past the last of the source coordinates that `count(pass)` outputs of all passes meet.
-fn span(passes: &[Pass], first: impl Fn(&Pass) -> isize, taps: impl Fn(&Pass) -> usize, count: usize) -> (isize, isize) {
-    let end = |p: &Pass| first(p) + ((count - 1) * p.stride + taps(p)) as isize;
-    (passes.iter().map(&first).min().unwrap_or(0), passes.iter().map(end).max().unwrap_or(0))
+/// First and one past the last of the source coordinates along `axis` that `count` outputs of all passes meet.
+fn span(passes: &[Pass], axis: usize, count: usize) -> (isize, isize) {
+    let end = |p: &Pass| p.first[axis] + ((count - 1) * p.stride[axis] + p.taps[axis]) as isize;
+    (passes.iter().map(|p| p.first[axis]).min().unwrap_or(0), passes.iter().map(end).max().unwrap_or(0))
 }
 
 impl Conv<'_> {
@@ -78,11 +76,11 @@ impl Conv<'_> {
             bias[..k].copy_from_slice(b);
         }
         // Rows of a band: as many as the scratch holds, a multiple of the output stride so that bands do not meet.
-        let (left, right) = span(&self.passes, |p| p.left, |p| p.s, q.div_ceil(self.out_stride));
+        let (left, right) = span(&self.passes, 1, q.div_ceil(self.out_stride[1]));
         let row = ((right - left) as usize * c).max(1);
-        let stride = self.passes[0].stride;
-        let taps = self.passes.iter().map(|p| p.r).max().unwrap_or(1);
-        let rows = (SCRATCH / row).saturating_sub(taps).max(LEAST * stride) / stride * self.out_stride;
+        let stride = self.passes[0].stride[0];
+        let taps = self.passes.iter().map(|p| p.taps[0]).max().unwrap_or(1);
+        let rows = (SCRATCH / row).saturating_sub(taps).max(LEAST * stride) / stride * self.out_stride[0];
         let images = y.chunks_exact_mut(p * q * k).zip(out.chunks_exact_mut(p));
         let bands: Vec<(usize, usize, &mut [f32], &mut [O])> = images
             .enumerate()
@@ -104,29 +102,29 @@ impl Conv<'_> {
         let c = self.source[2];
         let step = self.out_stride;
         let count = y.len() / (q * k);
-        let (top, bottom) = span(&self.passes, |p| p.top, |p| p.r, count.div_ceil(step));
+        let (top, bottom) = span(&self.passes, 0, count.div_ceil(step[0]));
         let source_rows = (bottom - top) as usize;
         with_scratch(source_rows * width * c, |scratch| {
-            let from = (first / step * self.passes[0].stride) as isize + top;
+            let from = (first / step[0] * self.passes[0].stride[0]) as isize + top;
             window((image, 0.0), self.source, from, source_rows, left, width, scratch);
             for pass in &self.passes {
                 let [row, col] = pass.out_first;
-                let start = ((pass.top - top) as usize * width + (pass.left - left) as usize) * c;
+                let start = ((pass.first[0] - top) as usize * width + (pass.first[1] - left) as usize) * c;
                 let b = Band {
                     // A pass without taps has no source.
                     x: scratch.get(start..).unwrap_or_default(),
-                    x_step: pass.stride * width * c,
+                    x_step: pass.stride[0] * width * c,
                     x_row: width * c,
-                    x_pixel: pass.stride * c,
-                    rows: count.saturating_sub(row).div_ceil(step),
-                    cols: q.saturating_sub(col).div_ceil(step),
-                    r: pass.r,
-                    taps: pass.s * c,
+                    x_pixel: pass.stride[1] * c,
+                    rows: count.saturating_sub(row).div_ceil(step[0]),
+                    cols: q.saturating_sub(col).div_ceil(step[1]),
+                    r: pass.taps[0],
+                    taps: pass.taps[1] * c,
                     w: bytemuck::cast_slice(&pass.weights),
                     k,
                     bias,
-                    out_row: step * q * k,
-                    out_pixel: step * k,
+                    out_row: step[0] * q * k,
+                    out_pixel: step[1] * k,
                     accumulate: self.mode == GradMode::Accumulate,
                 };
                 if b.rows > 0 && b.cols > 0 {
@@ -154,11 +152,11 @@ fn correlate<O: Send, R: Send>(
     if Winograd::serves(g) {
         return Winograd::new(isa, at, bias, mode, g).run_rows(x, y, out, finish);
     }
-    let pad = -(g.pad as isize);
+    let first = [-(g.pad[0] as isize), -(g.pad[1] as isize)];
     let weights = pack(isa, g.k, [g.r, g.s, g.c], at);
-    let pass = Pass { r: g.r, s: g.s, stride: g.stride, top: pad, left: pad, out_first: [0, 0], weights };
+    let pass = Pass { taps: [g.r, g.s], stride: g.stride, first, out_first: [0, 0], weights };
     let (source, output) = ([g.h, g.w, g.c], [g.p, g.q, g.k]);
-    Conv { isa, source, output, out_stride: 1, passes: vec![pass], bias, mode }.run_rows(x, y, out, finish)
+    Conv { isa, source, output, out_stride: [1; 2], passes: vec![pass], bias, mode }.run_rows(x, y, out, finish)
 }
 
 /// The transpose of `correlate`: `dx = conv^T(dy, at)` with the sizes of `g`.
@@ -172,25 +170,26 @@ fn transpose(
 ) {
     if Winograd::serves(g) {
         let turned = |c, r, s, k| at(k, 2 - r, 2 - s, c);
-        let shape = Geometry { h: g.p, w: g.q, c: g.k, k: g.c, p: g.h, q: g.w, pad: 2 - g.pad, ..*g };
+        let shape = Geometry { h: g.p, w: g.q, c: g.k, k: g.c, p: g.h, q: g.w, pad: g.pad.map(|p| 2 - p), ..*g };
         return Winograd::new(isa, turned, None, mode, &shape).run(dy, dx);
     }
     // Input coordinate `first + stride * i` meets output coordinate `i + shift - j` at tap `tap + stride * j`.
-    let along = |first: usize, taps: usize| {
-        let tap = (first + g.pad) % g.stride;
-        let shift = (first + g.pad - tap) / g.stride;
-        let count = taps.saturating_sub(tap).div_ceil(g.stride);
+    let along = |axis: usize, first: usize, taps: usize| {
+        let (stride, pad) = (g.stride[axis], g.pad[axis]);
+        let tap = (first + pad) % stride;
+        let shift = (first + pad - tap) / stride;
+        let count = taps.saturating_sub(tap).div_ceil(stride);
         (tap, count, shift as isize - count as isize + 1)
     };
     let mut passes = Vec::new();
-    for a in 0..g.stride.min(g.h) {
-        for b in 0..g.stride.min(g.w) {
-            let (r0, r, top) = along(a, g.r);
-            let (s0, s, left) = along(b, g.s);
+    for a in 0..g.stride[0].min(g.h) {
+        for b in 0..g.stride[1].min(g.w) {
+            let (r0, r, top) = along(0, a, g.r);
+            let (s0, s, left) = along(1, b, g.s);
             let weights = pack(isa, g.c, [r, s, g.k], |c, i, j, k| {
-                at(k, r0 + g.stride * (r - 1 - i), s0 + g.stride * (s - 1 - j), c)
+                at(k, r0 + g.stride[0] * (r - 1 - i), s0 + g.stride[1] * (s - 1 - j), c)
             });
-            passes.push(Pass { r, s, stride: 1, top, left, out_first: [a, b], weights });
+            passes.push(Pass { taps: [r, s], stride: [1; 2], first: [top, left], out_first: [a, b], weights });
         }
     }
     let (source, output) = ([g.p, g.q, g.k], [g.h, g.w, g.c]);
@@ -199,7 +198,12 @@ fn transpose(
 
 /// `[k][row]`: the sum over `n` images of what `add(images, channels, sum)` adds to `sum[channels][row]`. About 16 jobs of
 /// images by output channels, whatever the number of threads; few parts where filters are large.
-fn over_images(n: usize, k: usize, row: usize, add: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+fn over_images(
+    n: usize,
+    k: usize,
+    row: usize,
+    add: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let slice = k.min(32);
     let slices = k.div_ceil(slice);
     let images = n.div_ceil(16usize.div_ceil(slices));
@@ -253,21 +257,22 @@ fn image_gradient<S: Source>(
     padded: usize,
     g: &Geometry,
 ) {
-    let source_cols = (g.q - 1) * g.stride + g.s;
+    let [down, across] = g.stride;
+    let source_cols = (g.q - 1) * across + g.s;
     let row = source_cols * g.c;
-    let rows = ((SCRATCH / row).saturating_sub(g.r).max(LEAST * g.stride) / g.stride).min(g.p);
+    let rows = ((SCRATCH / row).saturating_sub(g.r).max(LEAST * down) / down).min(g.p);
     for first in (0..g.p).step_by(rows) {
         let rows = rows.min(g.p - first);
-        let source_rows = (rows - 1) * g.stride + g.r;
-        let top = (first * g.stride) as isize - g.pad as isize;
+        let source_rows = (rows - 1) * down + g.r;
+        let top = (first * down) as isize - g.pad[0] as isize;
         // Vectors may reach past the last pixel; what they find there lands in lanes that nobody reads.
         with_scratch(source_rows * row + padded, |scratch| {
-            window((image, add), [g.h, g.w, g.c], top, source_rows, -(g.pad as isize), source_cols, scratch);
+            window((image, add), [g.h, g.w, g.c], top, source_rows, -(g.pad[1] as isize), source_cols, scratch);
             for r in 0..g.r {
                 let o = Outer {
                     x: &scratch[r * row..],
-                    x_step: g.stride * row,
-                    x_pixel: g.stride * g.c,
+                    x_step: down * row,
+                    x_pixel: across * g.c,
                     dy: &dy[first * g.q * g.k..],
                     dy_row: g.q * g.k,
                     dy_pixel: g.k,

@@ -144,9 +144,9 @@ fn run_dgrad(
             Ok(grad_finish::given_to(launch, finishing, dx, g.c))
         });
     }
-    let every = (g.stride / gcd(g.stride, g.dilation)) as i32;
-    let rows = g.n * g.h.div_ceil(g.stride) * g.w.div_ceil(g.stride);
-    let classes = g.stride * g.stride;
+    let every = [0, 1].map(|axis: usize| (g.stride[axis] / gcd(g.stride[axis], g.dilation[axis])) as i32);
+    let rows = g.n * g.h.div_ceil(g.stride[0]) * g.w.div_ceil(g.stride[1]);
+    let classes = g.stride[0] * g.stride[1];
     let launch = if let Some(many) = Stages::of(&stages::DGRAD, &g, p.math, [rows, g.c, g.k, classes], [dy, w]) {
         many.launch(&g, [dy, w])?
     } else {
@@ -160,7 +160,7 @@ fn run_dgrad(
             .flops(g.flops())
     };
     let launch = launch.ptr(address(bias)).ptr(dx.address()).val(beta);
-    grad_finish::given_to(launch, finishing, dx, g.c).val(every).run(device(dy))
+    grad_finish::given_to(launch, finishing, dx, g.c).val(every[0]).val(every[1]).run(device(dy))
 }
 
 fn gcd(a: usize, b: usize) -> usize {

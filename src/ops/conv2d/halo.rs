@@ -39,7 +39,7 @@ const WGRAD_CODES: HaloKernels = kernels!("wgrad_codes");
 impl Halo {
     /// `operands` are what the kernel reads four floats of at once.
     pub fn of(g: &Geometry, math: Math, operands: [&Tensor; 2]) -> Option<Self> {
-        let window = (g.r, g.s, g.stride, g.pad, g.dilation) == (3, 3, 1, 1, 1);
+        let window = (g.r, g.s, g.stride, g.pad, g.dilation) == (3, 3, [1; 2], [1; 4], [1; 2]);
         let first = match math {
             Math::F32 => return None,
             Math::Tf32 => 0,
@@ -84,7 +84,10 @@ impl Halo {
             .val(Shape::new(&self.geometry)?)
             .ptr(x.address())
             .ptr(w.address());
-        to(launch, blocks as usize)?.val(tiles as i32).flops(self.geometry.flops()).run(x.gpu().expect("called for GPU tensors"))
+        to(launch, blocks as usize)?
+            .val(tiles as i32)
+            .flops(self.geometry.flops())
+            .run(x.gpu().expect("called for GPU tensors"))
     }
 
     /// Tiles of a filter gradient, and blocks that walk over them, each with a copy of it.

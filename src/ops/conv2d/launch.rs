@@ -20,17 +20,21 @@ pub struct Shape {
     s: i32,
     p: i32,
     q: i32,
-    stride: i32,
-    pad: i32,
-    dilation: i32,
+    /// Of rows and columns, here and below.
+    stride: [i32; 2],
+    /// Above and left: the other two show in `p` and `q` alone.
+    pad: [i32; 2],
+    dilation: [i32; 2],
 }
 
 impl Shape {
     /// Errors if a tensor is too large for 32-bit offsets.
     pub fn new(g: &Geometry) -> Result<Self> {
         let sizes = [g.n * g.h * g.w * g.c, g.n * g.p * g.q * g.k, g.k * g.r * g.s * g.c];
+        let reach = |axis: usize, len: usize| (len + g.pad[axis]).checked_mul(g.dilation[axis].max(g.stride[axis]));
+        let near = |reach: Option<usize>| reach.is_some_and(|r| r < 1 << 28);
         crate::ensure_op!(
-            sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && (g.h + g.pad) * g.dilation.max(g.stride) < 1 << 28,
+            sizes.iter().all(|&s| s < i32::MAX as usize - ROWS) && near(reach(0, g.h)) && near(reach(1, g.w)),
             "conv2d",
             "input, output and filter of {sizes:?} elements: the kernels take fewer than 2^31 each; lower the batch"
         );
@@ -42,9 +46,9 @@ impl Shape {
             s: i(g.s),
             p: i(g.p),
             q: i(g.q),
-            stride: i(g.stride),
-            pad: i(g.pad),
-            dilation: i(g.dilation),
+            stride: g.stride.map(i),
+            pad: [i(g.pad[0]), i(g.pad[1])],
+            dilation: g.dilation.map(i),
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `y[n,p,q,k] = bias[k] + sum_{r,s,c} x[n, p*stride + r*dilation - pad, q*stride + s*dilation - pad, c] * w[k,r,s,c]`
 //!
+//! Stride, padding and dilation have one value per axis, padding one per side.
 //! `dx` is the transposed sum, `dw` the sum over `n,p,q` of `dy * x`, `dbias` the sum of `dy`.
 //!
 //! `plain.rs` is the definition, generic over f32 and f64 (the oracle). `cpu*.rs` is the f32 CPU path for dilation 1:
@@ -19,14 +20,17 @@ mod launch;
 mod params;
 mod plain;
 mod rule;
+mod slices;
 mod stages;
 
 pub use cases::cases;
+pub(crate) use cases::windows;
 pub(crate) use filter_grad::{Parts, Source, bias_parts, layer_parts};
 pub(crate) use gpu::{Convolution, convolve, convolve_any, convolve_many};
-pub(crate) use stages::StageKernels;
 pub(crate) use launch::Shape as KernelShape;
 pub use params::{Conv2dParams, Geometry, Math};
+pub(crate) use slices::Convolve;
+pub(crate) use stages::StageKernels;
 
 use crate::Result;
 use crate::autograd::{Backward, GradMode, Tape, Var};
@@ -35,7 +39,7 @@ use crate::tensor::{DType, Shape, Tensor};
 use rule::{Conv2d, UpsampleConv2d};
 
 /// Convolution of `x[n h w c]` with filters `w[k r s c]`, plus `bias[k]`: `y[n p q k]`,
-/// `p = (h + 2 pad - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w` and `s`.
+/// `p = (h + top + bottom - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w`, `s`, left and right.
 ///
 /// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w` and `bias`. On the CPU `p.math` is ignored.
 /// Errors on ranks, channels or bias length that do not match, zero stride or dilation, or a filter larger than the
@@ -78,7 +82,8 @@ pub fn upsample_conv2d_in(tape: &mut Tape, x: &Var, w: &Var, bias: Option<&Var>,
     check("upsample_conv2d", x, w, bias)?;
     let mut y = Tensor::empty_like(&x.value, [g.n, 2 * g.h, 2 * g.w, g.k])?;
     upsample_fprop(&x.value, &w.value, bias.map(|b| &b.value), &mut y, math)?;
-    let op = UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), math };
+    let op =
+        UpsampleConv2d { x: rule::saved(x, w), w: rule::saved(w, x), x_shape: x.shape(), w_shape: w.shape(), math };
     Ok(match bias {
         Some(b) => tape.record_one(op, &[x, w, b], y),
         None => tape.record_one(op, &[x, w], y),
@@ -89,7 +94,11 @@ fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
     let k = w.shape()[0];
     for v in [Some(w), bias].into_iter().flatten() {
         crate::ensure_op!(v.dtype() == x.dtype(), op, "input is {:?}, filter or bias is {:?}", x.dtype(), v.dtype());
-        crate::ensure_op!(v.value.device() == x.value.device(), op, "input and filter or bias lie on different devices");
+        crate::ensure_op!(
+            v.value.device() == x.value.device(),
+            op,
+            "input and filter or bias lie on different devices"
+        );
     }
     let real = x.dtype() == DType::F32 || (x.dtype() == DType::F64 && x.value.gpu().is_none());
     crate::ensure_op!(real, op, "dtype {:?} is not supported; use F32", x.dtype());
@@ -101,7 +110,7 @@ fn check(op: &'static str, x: &Var, w: &Var, bias: Option<&Var>) -> Result<()> {
 
 /// Whether the blocked f32 path takes this convolution.
 pub(crate) fn blocked(x: &Tensor, p: Conv2dParams) -> bool {
-    x.dtype() == DType::F32 && p.dilation == 1
+    x.dtype() == DType::F32 && p.dilation == [1; 2]
 }
 
 /// Writes `y[n p q k]`. Shapes already checked, here and below.

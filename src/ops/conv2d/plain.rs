@@ -7,18 +7,6 @@ use crate::ops::vectorize::vectorize;
 use crate::tensor::Real;
 use rayon::prelude::*;
 
-impl Geometry {
-    /// Input coordinate that output coordinate `o` meets at tap `t`, if it is inside `0..len`.
-    fn source(&self, o: usize, t: usize, len: usize) -> Option<usize> {
-        (o * self.stride + t * self.dilation).checked_sub(self.pad).filter(|&i| i < len)
-    }
-    /// Output coordinate (`< len`) that meets input coordinate `i` at tap `t`, if there is one.
-    fn meets(&self, i: usize, t: usize, len: usize) -> Option<usize> {
-        let at = (i + self.pad).checked_sub(t * self.dilation)?;
-        (at % self.stride == 0).then_some(at / self.stride).filter(|&o| o < len)
-    }
-}
-
 #[inline(always)]
 fn axpy<T: Real>(y: &mut [T], a: T, x: &[T]) {
     for (y, x) in y.iter_mut().zip(x) {
@@ -49,9 +37,9 @@ pub(super) fn fprop<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], 
                 None => y.fill(T::zero()),
             }
             for r in 0..g.r {
-                let Some(h) = g.source(p, r, g.h) else { continue };
+                let Some(h) = g.source(0, p, r) else { continue };
                 for s in 0..g.s {
-                    let Some(col) = g.source(q, s, g.w) else { continue };
+                    let Some(col) = g.source(1, q, s) else { continue };
                     let pixel = &x[((n * g.h + h) * g.w + col) * g.c..][..g.c];
                     let tap = &wt[(r * g.s + s) * g.c * g.k..][..g.c * g.k];
                     for (v, wk) in pixel.iter().zip(tap.chunks_exact(g.k)) {
@@ -61,7 +49,12 @@ pub(super) fn fprop<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], 
             }
         }
     };
-    y.par_chunks_mut(g.q * g.k).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    y.par_chunks_mut(g.q * g.k).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g: &Geometry) {
@@ -71,9 +64,9 @@ pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g:
         for (col, dx) in dx.chunks_exact_mut(g.c).enumerate() {
             sum.fill(T::zero());
             for r in 0..g.r {
-                let Some(p) = g.meets(h, r, g.p) else { continue };
+                let Some(p) = g.meets(0, h, r) else { continue };
                 for s in 0..g.s {
-                    let Some(q) = g.meets(col, s, g.q) else { continue };
+                    let Some(q) = g.meets(1, col, s) else { continue };
                     let pixel = &dy[((n * g.p + p) * g.q + q) * g.k..][..g.k];
                     for (k, v) in pixel.iter().enumerate() {
                         axpy(&mut sum, *v, &w[((k * g.r + r) * g.s + s) * g.c..][..g.c]);
@@ -83,7 +76,12 @@ pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g:
             store(dx, &sum, mode);
         }
     };
-    dx.par_chunks_mut(g.w * g.c).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    dx.par_chunks_mut(g.w * g.c).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g: &Geometry) {
@@ -92,10 +90,10 @@ pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g:
         for (row, dy) in dy.chunks_exact(g.q * g.k).enumerate() {
             let (n, p) = (row / g.p, row % g.p);
             for r in 0..g.r {
-                let Some(h) = g.source(p, r, g.h) else { continue };
+                let Some(h) = g.source(0, p, r) else { continue };
                 for q in 0..g.q {
                     for s in 0..g.s {
-                        let Some(col) = g.source(q, s, g.w) else { continue };
+                        let Some(col) = g.source(1, q, s) else { continue };
                         let pixel = &x[((n * g.h + h) * g.w + col) * g.c..][..g.c];
                         axpy(&mut sum[(r * g.s + s) * g.c..][..g.c], dy[q * g.k + k], pixel);
                     }
@@ -104,7 +102,12 @@ pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g:
         }
         store(dw, &sum, mode);
     };
-    dw.par_chunks_mut(g.r * g.s * g.c).enumerate().for_each(|job| vectorize(#[inline(always)] || body(job)));
+    dw.par_chunks_mut(g.r * g.s * g.c).enumerate().for_each(|job| {
+        vectorize(
+            #[inline(always)]
+            || body(job),
+        )
+    });
 }
 
 /// Sums rows of `k` in f64, in order within chunks of fixed size, then over the chunks.
@@ -117,7 +120,15 @@ pub(super) fn bias_grad<T: Real>(dy: &[T], db: &mut [T], mode: GradMode) {
         }
         sum
     };
-    let parts: Vec<Vec<f64>> = dy.par_chunks(k * 4096).map(|dy| vectorize(#[inline(always)] || part(dy))).collect();
+    let parts: Vec<Vec<f64>> = dy
+        .par_chunks(k * 4096)
+        .map(|dy| {
+            vectorize(
+                #[inline(always)]
+                || part(dy),
+            )
+        })
+        .collect();
     let total: Vec<T> = (0..k).map(|i| T::of(parts.iter().map(|p| p[i]).sum())).collect();
     store(db, &total, mode);
 }

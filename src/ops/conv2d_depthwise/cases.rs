@@ -3,7 +3,7 @@
 use super::{conv2d_depthwise, geometry};
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Input};
-use crate::ops::conv2d::Conv2dParams;
+use crate::ops::conv2d::{Conv2dParams, windows};
 use crate::tensor::Shape;
 
 /// `x`, `[r s]`, parameters, bias.
@@ -16,7 +16,7 @@ fn case(label: &str, x: [usize; 4], [r, s]: [usize; 2], p: Conv2dParams, bias: b
         inputs.push(Input::grad([c]));
     }
     let run = move |t: &mut Tape, v: &[Var]| Ok(vec![conv2d_depthwise(t, &v[0], &v[1], v.get(2), p)?]);
-    let name = format!("{label}_x{}_f{r}x{s}_s{}_p{}_d{}", Shape::from(x), p.stride, p.pad, p.dilation);
+    let name = format!("{label}_x{}_f{r}x{s}_{p}", Shape::from(x));
     let outputs = g.n * g.p * g.q * c;
     let bytes = 4.0 * (g.n * g.h * g.w * c + c * r * s + outputs) as f64;
     Case::new(name, inputs, run).reduction((r * s).max(g.n * g.p * g.q)).cost((2 * outputs * r * s) as f64, bytes)
@@ -24,7 +24,7 @@ fn case(label: &str, x: [usize; 4], [r, s]: [usize; 2], p: Conv2dParams, bias: b
 
 pub fn cases() -> Vec<Case> {
     let p = Conv2dParams::new;
-    vec![
+    let mut cases = vec![
         case("one", [1, 1, 1, 1], [1, 1], p(1, 0), true),
         case("centre", [1, 1, 1, 1], [3, 3], p(1, 1), false),
         case("primes", [2, 7, 5, 11], [3, 3], p(1, 1), true),
@@ -52,5 +52,10 @@ pub fn cases() -> Vec<Case> {
         case("lka7_64", [64, 32, 32, 64], [7, 7], p(1, 9).dilation(3), true).bench(),
         case("mobilenet_s1", [64, 32, 32, 96], [3, 3], p(1, 1), false).bench(),
         case("mobilenet_s2", [64, 32, 32, 96], [3, 3], p(2, 1), false).bench(),
-    ]
+    ];
+    for (label, filter, p) in windows() {
+        cases.push(case(label, [2, 8, 10, 3], filter, p, true));
+        cases.push(case(label, [1, 8, 9, 8], filter, p, false));
+    }
+    cases
 }

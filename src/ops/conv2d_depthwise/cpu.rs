@@ -18,16 +18,16 @@ const NARROW: usize = 8;
 const PARTS: usize = 16;
 
 /// Per coordinate of one axis: the pairs (tap, coordinate on the other side) that meet there, taps ascending.
-struct Meets(Vec<Vec<[usize; 2]>>);
+pub(crate) struct Meets(pub(crate) Vec<Vec<[usize; 2]>>);
 
 impl Meets {
-    /// Of the outputs, `out` long, with the source, `len` long.
-    fn forward(g: &Geometry, out: usize, taps: usize, len: usize) -> Self {
-        let source = |o: usize, t: usize| (o * g.stride + t * g.dilation).checked_sub(g.pad).filter(|&i| i < len);
-        Self((0..out).map(|o| (0..taps).filter_map(|t| Some([t, source(o, t)?])).collect()).collect())
+    /// Of the outputs with the source along `axis`.
+    pub(crate) fn forward(g: &Geometry, axis: usize) -> Self {
+        let (out, taps) = ([g.p, g.q][axis], [g.r, g.s][axis]);
+        Self((0..out).map(|o| (0..taps).filter_map(|t| Some([t, g.source(axis, o, t)?])).collect()).collect())
     }
     /// Of the source with the outputs: the transpose of `self`.
-    fn transpose(&self, len: usize) -> Self {
+    pub(crate) fn transpose(&self, len: usize) -> Self {
         let mut of: Vec<Vec<[usize; 2]>> = vec![Vec::new(); len];
         for (o, pairs) in self.0.iter().enumerate() {
             pairs.iter().for_each(|&[tap, i]| of[i].push([tap, o]));
@@ -36,7 +36,7 @@ impl Meets {
         Self(of)
     }
     /// Per tap, the pairs (output, source).
-    fn by_tap(&self, taps: usize) -> Vec<Vec<[usize; 2]>> {
+    pub(crate) fn by_tap(&self, taps: usize) -> Vec<Vec<[usize; 2]>> {
         let mut of = vec![Vec::new(); taps];
         for (o, pairs) in self.0.iter().enumerate() {
             pairs.iter().for_each(|&[tap, i]| of[tap].push([o, i]));
@@ -56,14 +56,23 @@ fn channels_last<T: Real>(w: &[T], c: usize) -> Vec<T> {
 }
 
 pub(super) fn fprop<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], g: &Geometry) {
-    let (rows, cols) = (Meets::forward(g, g.p, g.r, g.h), Meets::forward(g, g.q, g.s, g.w));
-    Gather { rows, cols, source: [g.h, g.w], c: g.c, s: g.s, w: &channels_last(w, g.c), bias, mode: GradMode::Overwrite }
-        .run(x, y);
+    let (rows, cols) = (Meets::forward(g, 0), Meets::forward(g, 1));
+    Gather {
+        rows,
+        cols,
+        source: [g.h, g.w],
+        c: g.c,
+        s: g.s,
+        w: &channels_last(w, g.c),
+        bias,
+        mode: GradMode::Overwrite,
+    }
+    .run(x, y);
 }
 
 pub(super) fn dgrad<T: Real>(dy: &[T], w: &[T], dx: &mut [T], mode: GradMode, g: &Geometry) {
-    let rows = Meets::forward(g, g.p, g.r, g.h).transpose(g.h);
-    let cols = Meets::forward(g, g.q, g.s, g.w).transpose(g.w);
+    let rows = Meets::forward(g, 0).transpose(g.h);
+    let cols = Meets::forward(g, 1).transpose(g.w);
     Gather { rows, cols, source: [g.p, g.q], c: g.c, s: g.s, w: &channels_last(w, g.c), bias: None, mode }.run(dy, dx);
 }
 
@@ -143,8 +152,8 @@ fn multiply_add<T: Real, const N: usize>(sum: &mut [T; N], a: &[T], b: &[T]) {
 }
 
 pub(super) fn wgrad<T: Real>(x: &[T], dy: &[T], dw: &mut [T], mode: GradMode, g: &Geometry) {
-    let rows = Meets::forward(g, g.p, g.r, g.h);
-    let cols = Meets::forward(g, g.q, g.s, g.w).by_tap(g.s);
+    let rows = Meets::forward(g, 0);
+    let cols = Meets::forward(g, 1).by_tap(g.s);
     let per_part = g.n.div_ceil(PARTS);
     let (image_x, image_y, taps) = (g.h * g.w * g.c, g.p * g.q * g.c, g.r * g.s);
     let part = |x: &[T], dy: &[T]| {

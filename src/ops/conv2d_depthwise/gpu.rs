@@ -24,16 +24,19 @@ pub(crate) struct Sizes {
     s: i32,
     p: i32,
     q: i32,
-    stride: i32,
-    pad: i32,
-    dilation: i32,
+    /// Of rows and columns, here and below.
+    stride: [i32; 2],
+    /// Above and left.
+    pad: [i32; 2],
+    dilation: [i32; 2],
 }
 
 impl Sizes {
     /// Errors if a tensor is too large for 32-bit offsets.
     pub(crate) fn new(g: &Geometry) -> Result<Self> {
-        let reach = (g.r.max(g.s) + STRIP) * g.dilation + g.pad;
-        let sizes = [g.n * (g.h + reach) * (g.w + reach) * g.c, g.n * (g.p + reach) * (g.q + reach) * g.c];
+        let reach = |axis: usize, taps: usize| (taps + STRIP) * g.dilation[axis] + g.pad[axis];
+        let (down, across) = (reach(0, g.r), reach(1, g.s));
+        let sizes = [g.n * (g.h + down) * (g.w + across) * g.c, g.n * (g.p + down) * (g.q + across) * g.c];
         crate::ensure_op!(
             sizes.iter().all(|&s| s < i32::MAX as usize),
             OP,
@@ -46,9 +49,9 @@ impl Sizes {
             s: i(g.s),
             p: i(g.p),
             q: i(g.q),
-            stride: i(g.stride),
-            pad: i(g.pad),
-            dilation: i(g.dilation),
+            stride: g.stride.map(i),
+            pad: [i(g.pad[0]), i(g.pad[1])],
+            dilation: g.dilation.map(i),
         })
     }
 }
@@ -87,8 +90,8 @@ fn gather(
     let w = pack(w, g)?;
     let quads = g.c % 4 == 0 && [from, out, bias.unwrap_or(out)].iter().all(|t| t.address() % 16 == 0);
     let [n, h, width, c] = out.shape().nhwc(OP)?;
-    // A thread's outputs lie a dilation apart where the stride is 1, see the kernel.
-    let step = if g.stride == 1 { g.dilation } else { 1 };
+    // A thread's outputs lie a dilation apart where both strides are 1, see the kernel.
+    let step = if g.stride == [1; 2] { g.dilation[1] } else { 1 };
     let strips = width.div_ceil(STRIP * step) * step;
     Launch::over(kernels[usize::from(quads)], n * h * strips * if quads { c / 4 } else { c }, 256)
         .val(sizes)

@@ -13,6 +13,7 @@ mod cpu;
 mod gpu;
 
 pub use cases::cases;
+pub(crate) use cpu::Meets;
 pub(crate) use gpu::Sizes;
 
 use super::conv2d::{Conv2dParams, Geometry, bias_grad};
@@ -23,7 +24,7 @@ use crate::tensor::{Shape, Tensor};
 const OP: &str = "conv2d_depthwise";
 
 /// Depthwise convolution of `x[n h w c]` with `w[c r s 1]`, plus `bias[c]`: `y[n p q c]`,
-/// `p = (h + 2 pad - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w` and `s`.
+/// `p = (h + top + bottom - dilation (r - 1) - 1) / stride + 1` rounded down, `q` likewise from `w`, `s`, left and right.
 ///
 /// F32 (F64 on the CPU), all on one device. Gradients flow to `x`, `w` and `bias`; `x` is saved where `w` needs one, and
 /// the other way round. `p.math` is ignored: nothing here is a matrix product. Errors on ranks, channels or bias length

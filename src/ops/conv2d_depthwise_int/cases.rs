@@ -3,7 +3,7 @@
 use super::conv2d_depthwise_int;
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, GradCheck};
-use crate::ops::conv2d::Conv2dParams;
+use crate::ops::conv2d::{Conv2dParams, windows};
 use crate::ops::conv2d_depthwise::geometry;
 use crate::ops::conv2d_int::{coded, coded_inputs};
 use crate::quant::Axis;
@@ -17,7 +17,7 @@ fn case(label: &str, x: [usize; 4], [r, s]: [usize; 2], p: Conv2dParams, bits: [
         let ((x, xq), (w, wq)) = (coded(t, &v[..3], bits[0], Axis::Tensor)?, coded(t, &v[3..6], bits[1], Axis::Outer)?);
         Ok(vec![conv2d_depthwise_int(t, [&x, &w], [&xq, &wq], v.get(6), p)?])
     };
-    let name = format!("{label}_a{}w{}_x{}_f{r}x{s}_s{}", bits[0], bits[1], Shape::from(x), p.stride);
+    let name = format!("{label}_a{}w{}_x{}_f{r}x{s}_{p}", bits[0], bits[1], Shape::from(x));
     let outputs = g.n * g.p * g.q * g.c;
     let bytes = (g.n * g.h * g.w * g.c + g.c * r * s + 4 * outputs) as f64;
     let case = Case::new(name, coded_inputs(x.into(), w.into(), bits, bias), run).check(GradCheck::Defined);
@@ -43,6 +43,10 @@ pub fn cases() -> Vec<Case> {
         case("mobilenet_s1", [64, 32, 32, 96], [3, 3], p(1, 1), [8, 8], false).bench(),
         case("mobilenet_s2", [64, 32, 32, 96], [3, 3], p(2, 1), [8, 8], false).bench(),
     ];
+    for (label, filter, p) in windows() {
+        cases.push(case(label, [2, 8, 10, 3], filter, p, [4, 8], true));
+        cases.push(case(label, [1, 8, 9, 8], filter, p, [8, 4], false));
+    }
     for bits in 2..=8 {
         cases.push(case("width", [1, 4, 5, 4], [3, 3], p(1, 1), [bits, 10 - bits], false));
     }

@@ -55,7 +55,6 @@ fn rows<T: RoundEven, S: Sum>(
     y: &mut [T],
     g: &Geometry,
 ) {
-    let source = |o: usize, t: usize, len: usize| (o * g.stride + t * g.dilation).checked_sub(g.pad).filter(|&i| i < len);
     y.par_chunks_exact_mut(g.q * g.c).enumerate().for_each_init(
         || vec![S::default(); g.c],
         |sums, (i, y)| {
@@ -66,9 +65,9 @@ fn rows<T: RoundEven, S: Sum>(
                     for (q, y) in y.chunks_exact_mut(g.c).enumerate() {
                         sums.fill(S::default());
                         for r in 0..g.r {
-                            let Some(h) = source(i % g.p, r, g.h) else { continue };
+                            let Some(h) = g.source(0, i % g.p, r) else { continue };
                             for s in 0..g.s {
-                                let Some(col) = source(q, s, g.w) else { continue };
+                                let Some(col) = g.source(1, q, s) else { continue };
                                 let x = &x[(h * g.w + col) * g.c..][..g.c];
                                 let w = &taps[(r * g.s + s) * g.c..][..g.c];
                                 for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {

@@ -4,7 +4,7 @@ use super::{Codes, conv2d_int, linear_int};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Fill, GradCheck, Input};
-use crate::ops::conv2d::{Conv2dParams, Geometry};
+use crate::ops::conv2d::{Conv2dParams, Geometry, windows};
 use crate::ops::fake_quant::{FakeQuantSpec, Ste, fake_quant, fake_quant_codes, values_of_codes};
 use crate::quant::Axis;
 use crate::tensor::Shape;
@@ -39,7 +39,7 @@ fn case(label: &str, x: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams, bits
         let ((x, xq), (w, wq)) = (coded(t, &v[..3], bits[0], Axis::Tensor)?, coded(t, &v[3..6], bits[1], Axis::Outer)?);
         Ok(vec![conv2d_int(t, [&x, &w], [&xq, &wq], v.get(6), p)?])
     };
-    let name = format!("{label}_a{}w{}_x{}_w{}_s{}", bits[0], bits[1], Shape::from(x), Shape::from(w), p.stride);
+    let name = format!("{label}_a{}w{}_x{}_w{}_{p}", bits[0], bits[1], Shape::from(x), Shape::from(w));
     // Codes are bytes.
     let bytes = (g.n * g.h * g.w * g.c + g.k * g.r * g.s * g.c + 4 * g.n * g.p * g.q * g.k) as f64;
     let case = Case::new(name, coded_inputs(x.into(), w.into(), bits, bias), run).check(GradCheck::Defined);
@@ -80,6 +80,18 @@ pub fn cases() -> Vec<Case> {
         linear_case(3, 37, 10, [8, 8]),
         linear_case(1, 16, 17, [4, 4]),
     ];
+    for (label, [r, s], p) in windows() {
+        cases.push(case(label, [2, 8, 10, 3], [5, r, s], p, [4, 8], true));
+        cases.push(case(label, [1, 8, 9, 16], [18, r, s], p, [8, 4], false));
+    }
+    cases.push(case(
+        "wgmma64_uneven",
+        [1, 6, 7, 64],
+        [72, 3, 2],
+        p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]),
+        [4, 4],
+        true,
+    ));
     for bits in 2..=8 {
         cases.push(case("width", [1, 4, 5, 4], [3, 3, 3], p(1, 1), [bits, 10 - bits], false));
     }

@@ -31,6 +31,7 @@ pub use cases::cases;
 pub(crate) use cases::{coded, coded_inputs};
 pub(crate) use gpu::{Kernels, Quantizers, convolve};
 pub use super::fake_quant::Codes;
+pub use crate::quant::{MAX_REDUCTION, MAX_ZERO};
 pub use plan::Plan;
 pub(crate) use wgmma::WgmmaTile;
 
@@ -45,10 +46,6 @@ use epilogue::{Epilogue, Residual};
 
 const OP: &str = "conv2d_int";
 
-/// Zero points beyond these are cut off, see the head of this module.
-pub const MAX_ZERO: [i64; 2] = [1 << 17, 1 << 28];
-/// Taps times channels of a filter.
-pub const MAX_REDUCTION: usize = (1 << 17) - 1;
 
 /// Quantizers of both operands, and their zero points as integers.
 #[derive(Clone, Debug)]

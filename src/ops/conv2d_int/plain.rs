@@ -8,14 +8,13 @@ use rayon::prelude::*;
 
 /// Exact sums of output row `p` of image `x[h w c]`, `[q][k]`.
 fn row<T>(x: &[i8], w: &[i8], ranges: &Ranges<T>, g: &Geometry, p: usize, sums: &mut [i64]) {
-    let source = |o: usize, t: usize, len: usize| (o * g.stride + t * g.dilation).checked_sub(g.pad).filter(|&i| i < len);
     for (q, sums) in sums.chunks_exact_mut(g.k).enumerate() {
         for (k, sum) in sums.iter_mut().enumerate() {
             *sum = 0;
             for r in 0..g.r {
-                let Some(h) = source(p, r, g.h) else { continue };
+                let Some(h) = g.source(0, p, r) else { continue };
                 for s in 0..g.s {
-                    let Some(col) = source(q, s, g.w) else { continue };
+                    let Some(col) = g.source(1, q, s) else { continue };
                     let x = &x[(h * g.w + col) * g.c..][..g.c];
                     let w = &w[((k * g.r + r) * g.s + s) * g.c..][..g.c];
                     for (x, w) in x.iter().zip(w) {

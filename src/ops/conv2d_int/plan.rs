@@ -64,7 +64,7 @@ impl Plan {
     }
 
     pub(super) fn with(isa: Isa, w: &[i8], ranges: &Ranges<f32>, g: &Geometry) -> Option<Self> {
-        if g.dilation != 1 || !ranges.fit_i32(g.r * g.s * g.c) {
+        if g.dilation != [1; 2] || !ranges.fit_i32(g.r * g.s * g.c) {
             return None;
         }
         let taps = g.s * g.c;
@@ -93,8 +93,8 @@ impl Plan {
             }
         }
         let z = ranges.x_zero as i32 - 128;
-        let rows = inside(g.p, g.h, g.r, g.stride, g.pad);
-        let cols = inside(g.q, g.w, g.s, g.stride, g.pad);
+        let rows = inside(g.p, g.h, g.r, g.stride[0], g.pad[0]);
+        let cols = inside(g.q, g.w, g.s, g.stride[1], g.pad[1]);
         let mut classes: Vec<std::ops::Range<usize>> = Vec::new();
         let base_row = rows
             .iter()
@@ -128,8 +128,8 @@ impl Plan {
     ) {
         let g = &self.g;
         let image = g.h * g.w * g.c;
-        let row = ((g.q - 1) * g.stride + g.s) * g.c * self.isa.bytes();
-        let fits = (SCRATCH / row.max(1)).saturating_sub(g.r) / g.stride;
+        let row = ((g.q - 1) * g.stride[1] + g.s) * g.c * self.isa.bytes();
+        let fits = (SCRATCH / row.max(1)).saturating_sub(g.r) / g.stride[0];
         let rows = fits.clamp(ROWS[0], ROWS[1]);
         let bands: Vec<(usize, usize, &mut [O])> = out
             .chunks_exact_mut(g.p)
@@ -146,16 +146,16 @@ impl Plan {
         let out_row = g.q * g.k;
         let count = out.len();
         let bytes = self.isa.bytes();
-        let (rows, cols) = ((count - 1) * g.stride + g.r, (g.q - 1) * g.stride + g.s);
+        let (rows, cols) = ((count - 1) * g.stride[0] + g.r, (g.q - 1) * g.stride[1] + g.s);
         let pitch = cols * g.c * bytes;
         SCRATCH_AREA.with_borrow_mut(|area| {
             // The last word of a row may reach three bytes further.
             area.source.resize((rows * pitch + 4).div_ceil(8), 0);
             area.acc.resize(out_row, 0);
             area.sums.resize(out_row, 0.0);
-            let top = (first * g.stride) as isize - g.pad as isize;
+            let top = (first * g.stride[0]) as isize - g.pad[0] as isize;
             let source: &mut [u8] = bytemuck::cast_slice_mut(&mut area.source);
-            let left = -(g.pad as isize);
+            let left = -(g.pad[1] as isize);
             if bytes == 1 {
                 window(image, [g.h, g.w, g.c], [top, left], cols, &mut source[..rows * pitch]);
             } else {
@@ -164,11 +164,11 @@ impl Plan {
             }
             let source: &[u8] = bytemuck::cast_slice(&area.source);
             for (i, out) in out.iter_mut().enumerate() {
-                let from = &source[i * g.stride * pitch..];
+                let from = &source[i * g.stride[0] * pitch..];
                 let b = Row {
                     x: from,
                     x_row: pitch,
-                    x_pixel: g.stride * g.c * bytes,
+                    x_pixel: g.stride[1] * g.c * bytes,
                     cols: g.q,
                     r: g.r,
                     words: self.words,
@@ -201,7 +201,7 @@ impl Plan {
         for (q, acc) in acc.chunks_exact_mut(g.k).enumerate() {
             let mut sum = 0i32;
             for r in 0..g.r {
-                let at = &from[r * pitch + q * g.stride * g.c * bytes..][..taps * bytes];
+                let at = &from[r * pitch + q * g.stride[1] * g.c * bytes..][..taps * bytes];
                 sum += match bytes {
                     1 => at.iter().map(|v| i32::from(*v)).sum::<i32>(),
                     _ => bytemuck::cast_slice::<u8, u16>(at).iter().map(|v| i32::from(*v)).sum(),

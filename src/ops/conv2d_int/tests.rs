@@ -10,7 +10,11 @@ fn codes(n: usize, bits: u8, seed: usize) -> Vec<i8> {
 }
 
 fn geometry([n, h, w, c]: [usize; 4], [k, r, s]: [usize; 3], stride: usize, pad: usize) -> Geometry {
-    Geometry::new(OP, [n, h, w, c].into(), [k, r, s, c].into(), Conv2dParams::new(stride, pad)).unwrap()
+    with([n, h, w, c], [k, r, s], Conv2dParams::new(stride, pad))
+}
+
+fn with([n, h, w, c]: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams) -> Geometry {
+    Geometry::new(OP, [n, h, w, c].into(), [k, r, s, c].into(), p).unwrap()
 }
 
 /// `x` in `[lo, lo + 2]`; channels around 0, beyond it on either side, and far from it.
@@ -33,6 +37,8 @@ fn all_instruction_sets_equal_the_definition() {
         geometry([1, 5, 4, 3], [4, 4, 2], 3, 2),
         geometry([1, 3, 4, 2], [3, 3, 3], 1, 4),
         geometry([1, 41, 3, 1], [1, 1, 1], 1, 0),
+        with([2, 9, 12, 5], [7, 1, 7], Conv2dParams::new(1, 0).pads([0, 3, 0, 3])),
+        with([1, 11, 10, 3], [33, 3, 2], Conv2dParams::new(1, 0).strides([3, 2]).pads([0, 1, 4, 0])),
     ];
     for (i, g) in geometries.iter().enumerate() {
         for xbits in 2..=8 {
@@ -76,7 +82,8 @@ fn the_definition_is_the_convolution_of_the_values() {
         let (p, q, k) = (i / 20, i / 4 % 5, i % 4);
         let mut want = 0.0;
         for (j, w) in w[k * 27..][..27].iter().enumerate() {
-            want += at((p + j / 9) as isize - 1, (q + j / 3 % 3) as isize - 1, j % 3) * ranges.w[k].value(f64::from(*w));
+            want +=
+                at((p + j / 9) as isize - 1, (q + j / 3 % 3) as isize - 1, j % 3) * ranges.w[k].value(f64::from(*w));
         }
         assert!((y - want).abs() < 1e-12, "{y} {want}");
     }

@@ -61,8 +61,14 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
         let (x, xq) = quantized(t, &v[..3], with.bits[0], Axis::Tensor)?;
         let (w, wq) = quantized(t, &v[3..6], with.bits[1], Axis::Outer)?;
         let (r, rq) = quantized(t, &v[6..9], with.bits[0], Axis::Tensor)?;
-        let norm =
-            TuneNorm { gamma: Some(&v[11]), beta: Some(&v[12]), mean: &v[9].value, var: &v[10].value, eps: 1e-5, scaled: None };
+        let norm = TuneNorm {
+            gamma: Some(&v[11]),
+            beta: Some(&v[12]),
+            mean: &v[9].value,
+            var: &v[10].value,
+            eps: 1e-5,
+            scaled: None,
+        };
         let residual = match with.residual {
             Residual::None => None,
             Residual::Values => Some(Operand { var: &r, codes: None }),
@@ -74,7 +80,7 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
         let (y, codes) = conv_block(t, [x, w], with.bias.then_some(&v[13]), norm, p, then)?;
         Ok(vec![dequantize(t, &y, &codes)?])
     };
-    let name = format!("{label}_{:?}_x{}_w{}_s{}", with.ste, Shape::from(x), Shape::from(w), p.stride).to_lowercase();
+    let name = format!("{label}_{:?}_x{}_w{}_{p}", with.ste, Shape::from(x), Shape::from(w)).to_lowercase();
     let bytes = (g.n * g.h * g.w * g.c + g.k * g.r * g.s * g.c + g.n * g.p * g.q * g.k) as f64;
     // Two terms of dgamma may cancel, and so may those of a learned range.
     let case = Case::new(name, inputs, run).check(GradCheck::Defined).slack(4.0);

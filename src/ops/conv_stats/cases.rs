@@ -24,12 +24,19 @@ fn case(label: &str, x: [usize; 4], [k, r]: [usize; 2], p: Conv2dParams, with: W
     inputs.extend([Input::grad([k]), Input::grad([k])]);
     inputs.push(Input { grad: with.residual, ..Input::plain([g.n, g.p, g.q, g.k]) });
     let run = move |t: &mut Tape, v: &[Var]| {
-        let norm = TuneNorm { gamma: Some(&v[4]), beta: Some(&v[5]), mean: &v[2].value, var: &v[3].value, eps: 1e-5, scaled: None };
+        let norm = TuneNorm {
+            gamma: Some(&v[4]),
+            beta: Some(&v[5]),
+            mean: &v[2].value,
+            var: &v[3].value,
+            eps: 1e-5,
+            scaled: None,
+        };
         let after = After { residual: with.residual.then_some(&v[6]), relu: with.relu, stats: with.stats };
         let (u, stats) = conv_stats(t, [&v[0], &v[1]], None, norm, p, after)?;
         Ok(std::iter::once(u).chain(stats.into_iter().flat_map(|(mean, var)| [mean, var])).collect())
     };
-    let name = format!("{label}_x{}_w{}_s{}", Shape::from(x), Shape::from(w), p.stride);
+    let name = format!("{label}_x{}_w{}_{p}", Shape::from(x), Shape::from(w));
     // As conv_bn_tune's; gradients of the variance are products of three such sums.
     let case = Case::new(name, inputs, run).reduction(g.reduction().max(g.n * g.p * g.q)).slack(4.0);
     case.cost(g.flops(), g.bytes())

@@ -4,7 +4,7 @@ use super::{Branch, Finish, IntegerLayer, Steps};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Fill, GradCheck, Input};
-use crate::ops::conv2d::{Conv2dParams, Geometry};
+use crate::ops::conv2d::{Conv2dParams, Geometry, windows};
 use crate::ops::conv2d_int::Ranges;
 use crate::ops::fake_quant::{fake_quant_codes, values_of_codes};
 use crate::ops::random::philox;
@@ -27,7 +27,8 @@ fn draw(i: usize, stream: u32) -> f32 {
 
 /// Steps of `k` channels; the output's codes, where wanted, have `bits`.
 fn steps(k: usize, bits: Option<u8>, [bias, norm, relu]: [bool; 3]) -> Steps {
-    let per = |stream: u32, scale: f32, shift: f32| -> Vec<f32> { (0..k).map(|i| shift + scale * draw(i, stream)).collect() };
+    let per =
+        |stream: u32, scale: f32, shift: f32| -> Vec<f32> { (0..k).map(|i| shift + scale * draw(i, stream)).collect() };
     Steps {
         bias: bias.then(|| per(1, 0.5, 0.0)),
         norm: norm.then(|| [per(2, 0.7, 0.1), per(3, 1.0, 0.3), per(4, 0.6, 0.2)]),
@@ -71,7 +72,15 @@ fn other_inputs(other: Other, shape: Shape) -> (Vec<Input>, Option<Affine<f32>>)
 /// Widths of x, w and, where it is codes, y.
 type Bits = (u8, u8, Option<u8>);
 
-fn case(label: &str, x: [usize; 4], filter: [usize; 3], p: Conv2dParams, bits: Bits, with: [bool; 3], other: Other) -> Case {
+fn case(
+    label: &str,
+    x: [usize; 4],
+    filter: [usize; 3],
+    p: Conv2dParams,
+    bits: Bits,
+    with: [bool; 3],
+    other: Other,
+) -> Case {
     let ([k, r, s], (x_bits, w_bits, y_bits)) = (filter, bits);
     let g = Geometry::new("integer_layer", x.into(), [k, r, s, x[3]].into(), p).expect("case shapes are valid");
     let (mut inputs, range) = code_inputs(x.into(), x_bits);
@@ -91,7 +100,7 @@ fn case(label: &str, x: [usize; 4], filter: [usize; 3], p: Conv2dParams, bits: B
         Ok(vec![Var::constant(y.tensor().clone())])
     };
     let to = y_bits.map_or("f32".into(), |b| b.to_string());
-    let name = format!("{label}_a{x_bits}w{w_bits}_{to}_x{}_k{k}r{r}s{s}_s{}", Shape::from(x), p.stride);
+    let name = format!("{label}_a{x_bits}w{w_bits}_{to}_x{}_k{k}r{r}s{s}_{p}", Shape::from(x));
     let out = if y_bits.is_some() { 1 } else { 4 };
     let bytes = g.n * g.h * g.w * g.c + k * r * s * g.c * usize::from(w_bits) / 8 + out * g.n * g.p * g.q * g.k;
     Case::new(name, inputs, run).check(GradCheck::None).cost(g.flops(), bytes as f64)
@@ -143,6 +152,12 @@ pub fn cases() -> Vec<Case> {
         finish_case("all", &[2, 5, 3, 37], false, Some(4), all, Other::Values),
         finish_case("row", &[3, 11], false, None, [true, false, true], Other::Nothing),
     ];
+    for (label, [r, s], p) in windows() {
+        cases.push(case(label, [2, 8, 10, 3], [5, r, s], p, (4, 4, Some(4)), all, Other::Values));
+        cases.push(case(label, [1, 8, 9, 16], [18, r, s], p, (8, 4, None), none, Other::Nothing));
+    }
+    let uneven = p(1, 0).strides([1, 2]).pads([0, 2, 1, 1]);
+    cases.push(case("wgmma64_uneven", [1, 6, 7, 64], [72, 3, 2], uneven, (4, 8, Some(4)), all, Other::Codes));
     for bits in 2..=8 {
         let widths = (bits, 10 - bits, Some(bits));
         cases.push(case("width", [1, 4, 5, 16], [17, 3, 3], p(1, 1), widths, [true, true, false], Other::Nothing));

@@ -41,8 +41,8 @@ fn windows(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
     let (w, c, ow) = (g.w as usize, g.c as usize, g.ow as usize);
     for oy in 0..g.oh as usize {
         for ox in 0..ow {
-            for iy in g.window(oy, g.h) {
-                for ix in g.window(ox, g.w) {
+            for iy in g.rows(oy) {
+                for ix in g.columns(ox) {
                     let pixel = iy * w + ix;
                     f((oy * ow + ox) * c, pixel * c, pixel);
                 }
@@ -88,17 +88,39 @@ pub(super) fn max_backward<T: Real>(dy: &[T], from: &[i32], dx: &mut [T], g: &Ge
     });
 }
 
+/// One over the number of pixels that an average counts.
+fn inverse<T: Real>(count: i32) -> T {
+    T::of(1.0 / f64::from(count))
+}
+
+/// Calls `f(output offset, inverse count)` for every window of an image.
+#[inline(always)]
+fn averages<T: Real>(g: &Geometry, mut f: impl FnMut(usize, T)) {
+    for oy in 0..g.oh as usize {
+        for ox in 0..g.ow as usize {
+            f((oy * g.ow as usize + ox) * g.c as usize, inverse(g.covered(oy, ox)));
+        }
+    }
+}
+
+#[inline(always)]
+fn scale<T: Real>(y: &mut [T], factor: T) {
+    y.iter_mut().for_each(|v| *v = *v * factor);
+}
+
 pub(super) fn avg<T: Real>(x: &[T], y: &mut [T], g: &Geometry) {
     let c = g.c as usize;
     let (image, out) = ((g.h * g.w) as usize * c, (g.oh * g.ow) as usize * c);
-    let inverse = T::of(1.0 / f64::from(g.k * g.k));
     y.par_chunks_mut(out).zip(x.par_chunks(image)).for_each(|(y, x)| {
         vectorize(
             #[inline(always)]
             || {
                 y.fill(T::of(0.0));
                 windows(g, |o, i, _| add(&mut y[o..o + c], &x[i..i + c]));
-                y.iter_mut().for_each(|v| *v = *v * inverse);
+                match g.count {
+                    0 => averages(g, |o, factor| scale(&mut y[o..o + c], factor)),
+                    count => scale(y, inverse(count)),
+                }
             },
         );
     });
@@ -107,15 +129,29 @@ pub(super) fn avg<T: Real>(x: &[T], y: &mut [T], g: &Geometry) {
 pub(super) fn avg_backward<T: Real>(dy: &[T], dx: &mut [T], g: &Geometry) {
     let c = g.c as usize;
     let (image, out) = ((g.h * g.w) as usize * c, (g.oh * g.ow) as usize * c);
-    let inverse = T::of(1.0 / f64::from(g.k * g.k));
+    let counts: Vec<T> = match g.count {
+        0 => (0..g.oh * g.ow).map(|o| inverse(g.covered((o / g.ow) as usize, (o % g.ow) as usize))).collect(),
+        _ => Vec::new(),
+    };
     dx.par_chunks_mut(image).zip(dy.par_chunks(out)).for_each(|(dx, dy)| {
         vectorize(
             #[inline(always)]
             || {
                 dx.fill(T::of(0.0));
-                windows(g, |o, i, _| add(&mut dx[i..i + c], &dy[o..o + c]));
-                dx.iter_mut().for_each(|v| *v = *v * inverse);
+                if g.count == 0 {
+                    windows(g, |o, i, _| add_scaled(&mut dx[i..i + c], &dy[o..o + c], counts[o / c]));
+                } else {
+                    windows(g, |o, i, _| add(&mut dx[i..i + c], &dy[o..o + c]));
+                    scale(dx, inverse(g.count));
+                }
             },
         );
     });
+}
+
+#[inline(always)]
+fn add_scaled<T: Real>(y: &mut [T], x: &[T], factor: T) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += *x * factor;
+    }
 }

@@ -4,7 +4,7 @@
 struct Kind(&'static [(u64, &'static Kind)]);
 
 static LEAF: Kind = Kind(&[]);
-static TENSOR: Kind = Kind(&[]);
+static TENSOR: Kind = Kind(&[(13, &LEAF)]);
 static ATTRIBUTE: Kind = Kind(&[(5, &TENSOR)]);
 static NODE: Kind = Kind(&[(5, &ATTRIBUTE)]);
 static SHAPE: Kind = Kind(&[(1, &LEAF)]);

@@ -2,6 +2,9 @@
 //! `prost` writes and reads the bytes. Fields that are not here are skipped in reading.
 
 mod count;
+mod writer;
+
+pub use writer::{Attribute, Writer};
 
 use prost::Message;
 use std::collections::HashSet;
@@ -134,6 +137,9 @@ pub struct TensorProto {
     pub raw_data: Vec<u8>,
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
+    /// Where the values are in another file: `location`, `offset`, `length`.
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<StringStringEntryProto>,
     /// 1: the values are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
@@ -147,6 +153,7 @@ pub enum DataType {
     Int8 = 3,
     Int32 = 6,
     Int64 = 7,
+    Bool = 9,
     Float16 = 10,
     Double = 11,
     Bfloat16 = 16,

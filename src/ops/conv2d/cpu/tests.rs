@@ -1,6 +1,6 @@
 //! Every instruction set of this CPU, not only the widest, against the definition in f64; NaN that must not spread.
 
-use super::super::plain;
+use super::super::{Conv2dParams, plain};
 use super::*;
 
 fn ramp(n: usize, seed: usize) -> Vec<f32> {
@@ -20,7 +20,10 @@ fn close(what: &str, g: &Geometry, got: &[f32], want: &[f64]) {
 }
 
 fn geometry([n, h, w, c]: [usize; 4], [k, r, s]: [usize; 3], stride: usize, pad: usize) -> Geometry {
-    let p = super::super::Conv2dParams::new(stride, pad);
+    with([n, h, w, c], [k, r, s], Conv2dParams::new(stride, pad))
+}
+
+fn with([n, h, w, c]: [usize; 4], [k, r, s]: [usize; 3], p: Conv2dParams) -> Geometry {
     Geometry::new("conv2d", [n, h, w, c].into(), [k, r, s, c].into(), p).unwrap()
 }
 
@@ -40,8 +43,14 @@ fn all_instruction_sets_agree_with_the_definition() {
         geometry([19, 5, 4, 48], [32, 3, 3], 1, 0),
         geometry([1, 3, 1, 32], [32, 3, 3], 1, 2),
         geometry([1, 21, 70, 64], [32, 3, 3], 1, 1),
+        with([2, 6, 5, 32], [32, 3, 3], Conv2dParams::new(1, 0).pads([0, 2, 1, 1])),
+        // What differs between axes and sides.
+        with([2, 9, 12, 5], [7, 1, 7], Conv2dParams::new(1, 0).pads([0, 3, 0, 3])),
+        with([1, 30, 40, 24], [16, 5, 3], Conv2dParams::new(1, 0).strides([1, 2]).pads([2, 0, 1, 3])),
+        with([2, 11, 10, 3], [33, 3, 2], Conv2dParams::new(1, 0).strides([3, 2]).pads([0, 1, 4, 0])),
+        with([1, 1, 9, 4], [5, 1, 3], Conv2dParams::new(1, 0).strides([4, 1]).pads([0, 0, 0, 1])),
     ];
-    assert_eq!(geometries.iter().filter(|g| Winograd::serves(g)).count(), 5);
+    assert_eq!(geometries.iter().filter(|g| Winograd::serves(g)).count(), 6);
     for isa in Isa::all() {
         for g in &geometries {
             let (x, w) = (ramp(g.n * g.h * g.w * g.c, 1), ramp(g.k * g.r * g.s * g.c, 2));

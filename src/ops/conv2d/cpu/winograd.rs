@@ -12,8 +12,8 @@ mod tiles;
 
 use super::super::Geometry;
 use super::super::cpu_kernel::{Band, Isa, Outer, band, outer};
-use super::window::{Line, Source, apart, pack, with_scratch};
 use super::over_images;
+use super::window::{Line, Source, apart, pack, with_scratch};
 use crate::autograd::GradMode;
 use crate::ops::vectorize::with_vectors;
 use rayon::prelude::*;
@@ -51,7 +51,10 @@ impl<'a> Winograd<'a> {
     /// save.
     pub fn serves(g: &Geometry) -> bool {
         let many = |channels: usize| channels >= 32 && channels.is_multiple_of(16);
-        [g.r, g.s, g.stride, g.dilation] == [3, 3, 1, 1] && g.pad <= 2 && many(g.c) && many(g.k)
+        (g.r, g.s, g.stride, g.dilation) == (3, 3, [1; 2], [1; 2])
+            && g.pad.iter().all(|p| *p <= 2)
+            && many(g.c)
+            && many(g.k)
     }
 
     /// `y = conv(x, at)` with the sizes of `g`, which [`Self::serves`].
@@ -68,8 +71,7 @@ impl<'a> Winograd<'a> {
         let mut turned = vec![0f32; k_len * pitch];
         turned.par_chunks_exact_mut(pitch).enumerate().for_each(|(k, to)| {
             for c in 0..c_len {
-                let rows: [[f32; 4]; 3] =
-                    std::array::from_fn(|r| of_filter(std::array::from_fn(|s| at(k, r, s, c))));
+                let rows: [[f32; 4]; 3] = std::array::from_fn(|r| of_filter(std::array::from_fn(|s| at(k, r, s, c))));
                 for v in 0..4 {
                     for (u, value) in of_filter(rows.map(|row| row[v])).into_iter().enumerate() {
                         to[(u * 4 + v) * c_len + c] = value;

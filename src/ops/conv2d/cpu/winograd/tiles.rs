@@ -37,9 +37,9 @@ impl Tiles<'_> {
     /// Copies the source rows of all tiles.
     pub fn window<S: Source>(&self, image: (&[S], f32), to: &mut [f32]) {
         let g = self.g;
-        let pad = g.pad as isize;
+        let [top, left, ..] = g.pad.map(|pad| pad as isize);
         let (rows, cols) = (2 * self.down() + 2, 2 * self.across() + 2);
-        window(image, [g.h, g.w, g.c], self.first as isize - pad, rows, -pad, cols, to);
+        window(image, [g.h, g.w, g.c], self.first as isize - top, rows, -left, cols, to);
     }
 }
 
@@ -177,7 +177,8 @@ impl WithSimd for Gradients<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Tiles { g, first, rows } = self.tiles;
         let across = self.tiles.across();
-        let (all, k, start) = (g.k / S::F32_LANES, self.channels.len() / S::F32_LANES, self.channels.start / S::F32_LANES);
+        let (all, k, start) =
+            (g.k / S::F32_LANES, self.channels.len() / S::F32_LANES, self.channels.start / S::F32_LANES);
         let dy = vectors::<S>(self.dy);
         let mixed = &mut vectors_mut::<S>(self.mixed)[..2 * across * k];
         let [v0, v1, v2, v3] = planes(vectors_mut::<S>(self.to), self.plane / S::F32_LANES);
