@@ -3,11 +3,12 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod onnx_models;
 
+use flate2::read::GzDecoder;
 use ghostbit::data::Normalization;
 use ghostbit::deploy::lower;
 use ghostbit::device::Device;
 use ghostbit::graph::passes::{QuantizeSpec, fold_bn, quantize, tune_bn};
-use ghostbit::graph::{Graph, HeadForm, Network, NodeId};
+use ghostbit::graph::{Block, Graph, HeadForm, Network, NodeId};
 use ghostbit::methods::Recipe;
 use ghostbit::models::onnx::Imported;
 use ghostbit::models::resnet::cifar_resnet;
@@ -15,6 +16,7 @@ use ghostbit::ops::random;
 use ghostbit::tensor::Shape;
 use ghostbit::train::{Event, QuantizeRun};
 use onnx_models::{Model, float, int, ints};
+use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -188,6 +190,49 @@ fn compared_maps_are_the_same_in_teacher_and_student() {
     let resnet = cifar_resnet(3, 10);
     assert_eq!(resnet.compared_maps().unwrap(), resnet.residual_bodies());
     assert_eq!(resnet.residual_bodies().len(), 9);
+}
+
+/// Narrow twins of networks that people have, by file.
+fn twins() -> Vec<(String, Graph)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/networks/twins");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut data = Vec::new();
+        if name.ends_with(".onnx.gz") {
+            GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_end(&mut data).unwrap();
+            // What is not understood is for other tests.
+            found.extend(Imported::parse(&data, &name).ok().map(|i| (name, i.graph)));
+        }
+    }
+    found
+}
+
+/// The terms of the default recipe, and its blocks, fit all networks that people have.
+#[test]
+fn the_default_recipe_fits_networks_that_people_have() {
+    let twins = twins();
+    assert!(twins.len() > 40, "{} twins", twins.len());
+    for (name, teacher) in twins {
+        let mut recipe = Recipe::load("best").unwrap();
+        recipe.adapt(&teacher, &[]);
+        recipe.validate().and_then(|()| recipe.check_teacher(&teacher)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        teacher.head("a test").unwrap_or_else(|e| panic!("{name}: {e}"));
+        let student = quantize(&teacher, recipe.quantize_spec()).unwrap();
+        let (a, b) = (teacher.compared_maps().unwrap(), student.compared_maps().unwrap());
+        assert_eq!(names(&teacher, &a), names(&student, &b), "{name}");
+        // Every quantizer lies in one block, and blocks end where the teacher has a node.
+        let blocks = student.blocks().unwrap();
+        let inside = |b: &Block| {
+            let needed = student.needed(&[b.to], [b.from]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            student.quantizers().iter().filter(|q| needed[q.node] && q.node != b.from).count()
+        };
+        assert_eq!(blocks.iter().map(inside).sum::<usize>(), student.quantizers().len(), "{name}");
+        for b in &blocks {
+            teacher.node(&student.nodes[b.to].name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn linear_accuracy(train: &Dataset, test: &Dataset, features: impl Fn(&[u8]) -> 
             let e: Vec<f32> = s.iter().map(|v| (v - max).exp()).collect();
             let total: f32 = e.iter().sum();
             for (k, w) in w.chunks_mut(d + 1).enumerate() {
-                let g = rate * (e[k] / total - f32::from(u8::from(k == usize::from(label))));
+                let g = rate * (e[k] / total - f32::from(u8::from(k == label as usize)));
                 w.iter_mut().zip(x).for_each(|(w, x)| *w -= g * x);
                 w[d] -= g;
             }
@@ -50,7 +50,7 @@ fn linear_accuracy(train: &Dataset, test: &Dataset, features: impl Fn(&[u8]) -> 
     let hit = x_test.iter().zip(&test.labels).filter(|(x, label)| {
         let s = scores(&w, x);
         let best = (0..10).max_by(|&a, &b| s[a].total_cmp(&s[b])).unwrap();
-        best == usize::from(**label)
+        best == **label as usize
     });
     hit.count() as f32 / test.n as f32
 }

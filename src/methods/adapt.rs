@@ -13,6 +13,10 @@ const LARGE_BATCH: usize = 16;
 /// Optimisation from noise takes more and longer steps than from a generator's images: those of recipe genie.
 const NOISE_ITERS: u64 = 150;
 const NOISE_LR: f32 = 0.1;
+/// Priors of the image where no statistics are: contrast as after normalization, and some smoothness, which must not outweigh
+/// cross-entropy (weight 0.1), or images become flat.
+const INPUT_STATS: f32 = 1.0;
+const TOTAL_VARIATION: f32 = 1e-3;
 /// Stored images and calibration batches of a recipe that has none, when images are given.
 const GIVEN_COUNT: usize = 512;
 const GIVEN_BATCHES: u64 = 8;
@@ -95,8 +99,8 @@ impl Recipe {
         if let Some(images) = &mut self.images {
             if !asked.has("images.loss.bn_stats") && images.loss.bn_stats.take().is_some() {
                 off.push("images.loss.bn_stats");
-                images.loss.input_stats.get_or_insert(InputStats { weight: 1.0 });
-                images.loss.total_variation.get_or_insert(TotalVariation { weight: 0.01 });
+                images.loss.input_stats.get_or_insert(InputStats { weight: INPUT_STATS });
+                images.loss.total_variation.get_or_insert(TotalVariation { weight: TOTAL_VARIATION });
                 stand_in = "; images.loss.input_stats and total_variation stand in";
             }
         }
