@@ -122,8 +122,9 @@ fn idx_file(dims: &[u32], values: &[u8]) -> Vec<u8> {
 #[test]
 fn idx_files_are_checked() {
     let images = idx::parse(&idx_file(&[2, 2, 3], &[1; 12])).unwrap();
-    let set = idx::join(images.clone(), idx::parse(&idx_file(&[2], &[4, 9])).unwrap()).unwrap();
-    assert_eq!((set.n, set.h, set.w, set.c, set.classes), (2, 2, 3, 1, 10));
+    let set = idx::join(images.clone(), idx::parse(&idx_file(&[2], &[4, 11])).unwrap()).unwrap();
+    assert_eq!((set.n, set.h, set.w, set.c, set.classes), (2, 2, 3, 1, 12));
+    assert!(set.fits(12) && set.fits(1000) && !set.fits(11));
     assert!(idx::join(images.clone(), images).is_err());
     for (bad, word) in [
         (vec![0, 0, 8], "header"),
