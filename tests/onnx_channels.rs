@@ -19,8 +19,8 @@ fn logits(k: i64, c: i64, middle: &dyn Fn(&mut Model)) -> Vec<u32> {
     m.conv_bn("x", "conv", [k, 3, 3], vec![ints("pads", &[1; 4])]);
     m.node("Identity", &["conv_bn"], "before", vec![]);
     middle(&mut m);
-    m.conv_bn("joined", "last", [4, c, 1], vec![]);
-    m.node("GlobalAveragePool", &["last_bn"], "mean", vec![]);
+    m.conv_bn("joined", "behind", [4, c, 1], vec![]);
+    m.node("GlobalAveragePool", &["behind_bn"], "mean", vec![]);
     m.node("Flatten", &["mean"], "flat", vec![]);
     m.gemm("flat", [10, 4]);
     let found = Imported::parse(&m.bytes(), "net").unwrap_or_else(|e| panic!("{e}"));
@@ -79,7 +79,8 @@ fn parts_of_channels() {
         },
         |m| {
             lists(m);
-            m.node("SplitToSequence", &["before", "4"], "parts", vec![int("axis", 1)]);
+            m.int64s("sizes", &[4, 4]);
+            m.node("SplitToSequence", &["before", "sizes"], "parts", vec![int("axis", 1)]);
             m.node("SequenceAt", &["parts", "0"], "a", vec![]);
             m.node("SequenceAt", &["parts", "1"], "b", vec![]);
             m.node("SequenceConstruct", &["b", "a"], "turned", vec![]);
