@@ -166,8 +166,9 @@ fn terms_that_a_network_cannot_serve_name_their_key() {
     }
 }
 
+/// Names of nodes, of quantizers those of what they quantize.
 fn names(graph: &Graph, nodes: &[NodeId]) -> Vec<String> {
-    nodes.iter().map(|&id| graph.nodes[id].name.clone()).collect()
+    nodes.iter().map(|&id| graph.nodes[id].name.trim_end_matches(".quant").to_string()).collect()
 }
 
 /// What student and teacher are compared by lies at the same places in both, however the student is put together.
