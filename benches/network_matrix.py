@@ -19,7 +19,7 @@ import zoo
 
 RESULTS = ROOT / "docs" / "results"
 STEPS = ["export", "import", "float", "quantize", "export onnx-int8", "export onnx-qdq", "engine", "onnx-int8", "onnx-qdq"]
-# Largest distance of float logits, as a part of their spread.
+# Largest distance of float logits, as a part of their range, largest less smallest.
 NEAR = 1e-4
 # Codes at the edge between two steps may differ between float networks and codes: the engine's and ONNX Runtime's logits then
 # differ by more than rounding for single images. The median of all logits may not.
@@ -141,7 +141,7 @@ class Row:
         apart = np.abs(found.reshape(want.shape) - want) / (want.max() - want.min())
         self.record[what] = {"largest": float(apart.max()), "median": float(np.median(apart))}
         if not (apart.max() <= (largest or np.inf) and np.median(apart) <= (median or np.inf)):
-            raise Failed(f"logits are {apart.max():.1e} of their spread apart, {np.median(apart):.1e} in the median")
+            raise Failed(f"logits are {apart.max():.1e} of their range apart, {np.median(apart):.1e} in the median")
 
     def run(self):
         name, exporter = self.record["network"], self.record["exporter"]
@@ -186,7 +186,7 @@ def one(options, name, exporter):
 def table(records):
     lines = ["# Networks from PyTorch to deployment", "",
              "Made by `benches/network_matrix.py`: random weights, full width, the default recipe with a tiny budget. Distances are parts",
-             "of the logits' spread: float logits beside ONNX Runtime's (largest), ONNX exports beside the engine (median, largest).", "",
+             "of the range of the logits: float logits beside ONNX Runtime's (largest), ONNX exports beside the engine (median, largest).", "",
              "| network | exporter | MB | float | quantize, s | onnx-int8 | onnx-qdq | failed at |", "|---|---|---|---|---|---|---|---|"]
     show = lambda r, what: "" if what not in r else f"{r[what]['median']:.1e}, {r[what]['largest']:.1e}"
     for r in records:
