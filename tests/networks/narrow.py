@@ -9,9 +9,6 @@ import numpy as np, torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Of biases and betas. Mostly positive: ReLUs that cut half of their values amplify rounding from layer to layer.
-SHIFT = (0.0, 1.0)
-
 class Width:
     """Maps a number of channels to a narrow one, or to itself."""
 
@@ -68,37 +65,39 @@ def set_norm(m, x, width, random):
     axes = [i for i in range(x.dim()) if i != 1]
     var, mean = torch.var_mean(x, axes, correction=0)
     var = var.clamp(min=0.05 * float(var.mean()) + 1e-3)
+    if x[0, 0].numel() == 1:
+        # Means of maps differ little between images: norms would amplify their rounding.
+        var = torch.maximum(var, mean.square() / 4)
     mean += var.sqrt() * steps(random, -0.25, 0.25, 1 / 8, c)
     var *= steps(random, 0.75, 1.5, 1 / 4, c)
     m.running_mean, m.running_var = bits(mean, 4), bits(var, 3)
     if m.affine:
         gamma = steps(random, 0.5, 1.5, 1 / 8, c) * torch.from_numpy(random.choice(np.float32([1, 1, 1, 1, -1]), c))
         m.weight = nn.Parameter(gamma, False)
-        m.bias = nn.Parameter(steps(random, *SHIFT, 1 / 8, c), False)
+        m.bias = nn.Parameter(steps(random, *width.shift, 1 / 8, c), False)
 
 def set_prelu(m, x, width, random):
     m.num_parameters = x.shape[1] if m.num_parameters > 1 else 1
     m.weight = nn.Parameter(steps(random, 0.0, 0.5, 1 / 8, m.num_parameters), False)
 
-def rescale(m, y, random):
+def rescale(m, y, width, random):
     """Divides the weights by a power of two near the spread of `y`, draws the bias, returns the output as it is then."""
     scale = 2.0 ** -round(math.log2(float(y.std(correction=0)) + 1e-6))
     m.weight *= scale
     y = y * scale
     if m.bias is not None:
-        m.bias += steps(random, *SHIFT, 1 / 8, m.bias.shape)
+        m.bias += steps(random, *width.shift, 1 / 8, m.bias.shape)
         y = y + m.bias.reshape(-1, *[1] * (y.dim() - 2))
     return y
 
 def spread_logits(m, y):
-    """Sets the last layer so that logits differ between images and classes, about 1 apart."""
-    rows = y.reshape(y.shape[0], y.shape[1], -1).mean(2)
+    """Sets the last layer, which gives `y`, so that logits differ between images and classes, about 1 apart."""
+    rows = y.reshape(y.shape[0], y.shape[1], -1).mean(2) - (0 if m.bias is None else m.bias)
     between = float((rows - rows.mean(0)).std(correction=0))
-    scale = 2.0 ** -round(math.log2(max(between, float(rows.std(correction=0)) / 16) + 1e-6))
+    scale = 2.0 ** -round(math.log2(max(between, float(rows.std(correction=0)) / 32) + 1e-6))
     m.weight *= scale
     if m.bias is not None:
-        centre = bits((m.bias.numpy() if m.bias.abs().sum() else 0) - (rows * scale).mean(0).numpy(), 4)
-        m.bias += centre + torch.linspace(-1, 1, len(centre)).mul(8).round() / 8
+        m.bias.copy_(bits(-scale * rows.mean(0), 4) + torch.linspace(-1, 1, rows.shape[1]).mul(8).round() / 8)
 
 # Modules whose code holds channel counts. Each function runs before the module does.
 
@@ -130,10 +129,15 @@ HOLD_COUNTS = {"MixedConv2d": mixed_conv, "GhostModule": ghost, "Bottle2neck": b
                "LinearBottleneck": linear_bottleneck}
 
 @torch.no_grad()
-def draw(model, x, width, random):
-    """Sets every layer of `model`; `x` are the images that logits will be compared on."""
+def draw(model, x, width, random, shift=(0.0, 1.0)):
+    """Sets every layer of `model`; `x` are the images that logits will be compared on.
+
+    `shift` is the range of biases and betas. They are mostly positive, since ReLUs that cut half of their values amplify
+    rounding from layer to layer.
+    """
     model.eval()
-    hooks, called = [], []
+    width.shift = shift
+    hooks, called, given = [], [], {}
     def before(m, inputs):
         if m not in called:
             kind = set_conv if isinstance(m, nn.Conv2d) else set_linear if isinstance(m, nn.Linear) else \
@@ -142,7 +146,9 @@ def draw(model, x, width, random):
     def after(m, inputs, y):
         if m not in called:
             called.append(m)
-            return rescale(m, y, random) if isinstance(m, (nn.Conv2d, nn.Linear)) else None
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                given["last"] = rescale(m, y, width, random)
+                return given["last"]
     def counts(m, inputs):
         if m not in called and width.divisor > 1:
             called.append(m)
@@ -152,11 +158,11 @@ def draw(model, x, width, random):
             hooks += [m.register_forward_pre_hook(before), m.register_forward_hook(after)]
         elif type(m).__name__ in HOLD_COUNTS:
             hooks.append(m.register_forward_pre_hook(counts))
-    y = model(x)
+    model(x)
     for hook in hooks:
         hook.remove()
     last = [m for m in called if isinstance(m, (nn.Conv2d, nn.Linear))][-1]
-    spread_logits(last, y)
+    spread_logits(last, given["last"])
     idle = [name for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in called]
     if idle:
         raise ValueError(f"layers that never ran: {idle}")
