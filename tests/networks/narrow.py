@@ -9,9 +9,6 @@ import numpy as np, torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Of biases and betas. Mostly positive: ReLUs that cut half of their values amplify rounding from layer to layer.
-SHIFT = (0.0, 1.0)
-
 class Width:
     """Maps a number of channels to a narrow one, or to itself."""
 
@@ -77,19 +74,19 @@ def set_norm(m, x, width, random):
     if m.affine:
         gamma = steps(random, 0.5, 1.5, 1 / 8, c) * torch.from_numpy(random.choice(np.float32([1, 1, 1, 1, -1]), c))
         m.weight = nn.Parameter(gamma, False)
-        m.bias = nn.Parameter(steps(random, *SHIFT, 1 / 8, c), False)
+        m.bias = nn.Parameter(steps(random, *width.shift, 1 / 8, c), False)
 
 def set_prelu(m, x, width, random):
     m.num_parameters = x.shape[1] if m.num_parameters > 1 else 1
     m.weight = nn.Parameter(steps(random, 0.0, 0.5, 1 / 8, m.num_parameters), False)
 
-def rescale(m, y, random):
+def rescale(m, y, width, random):
     """Divides the weights by a power of two near the spread of `y`, draws the bias, returns the output as it is then."""
     scale = 2.0 ** -round(math.log2(float(y.std(correction=0)) + 1e-6))
     m.weight *= scale
     y = y * scale
     if m.bias is not None:
-        m.bias += steps(random, *SHIFT, 1 / 8, m.bias.shape)
+        m.bias += steps(random, *width.shift, 1 / 8, m.bias.shape)
         y = y + m.bias.reshape(-1, *[1] * (y.dim() - 2))
     return y
 
@@ -132,9 +129,14 @@ HOLD_COUNTS = {"MixedConv2d": mixed_conv, "GhostModule": ghost, "Bottle2neck": b
                "LinearBottleneck": linear_bottleneck}
 
 @torch.no_grad()
-def draw(model, x, width, random):
-    """Sets every layer of `model`; `x` are the images that logits will be compared on."""
+def draw(model, x, width, random, shift=(0.0, 1.0)):
+    """Sets every layer of `model`; `x` are the images that logits will be compared on.
+
+    `shift` is the range of biases and betas. They are mostly positive, since ReLUs that cut half of their values amplify
+    rounding from layer to layer.
+    """
     model.eval()
+    width.shift = shift
     hooks, called, given = [], [], {}
     def before(m, inputs):
         if m not in called:
@@ -145,7 +147,7 @@ def draw(model, x, width, random):
         if m not in called:
             called.append(m)
             if isinstance(m, (nn.Conv2d, nn.Linear)):
-                given["last"] = rescale(m, y, random)
+                given["last"] = rescale(m, y, width, random)
                 return given["last"]
     def counts(m, inputs):
         if m not in called and width.divisor > 1:

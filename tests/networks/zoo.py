@@ -4,13 +4,14 @@ import cifar_style
 
 @dataclass
 class Entry:
-    """`size`: height and width of the twin's images. `divisor`, `multiple`: see `narrow.Width`."""
+    """`size`: height and width of the twin's images. `divisor`, `multiple`: see `narrow.Width`. `shift`: see `narrow.draw`."""
     size: tuple = (64, 64)
     divisor: int = 16
     multiple: int = 1
     full: int = 224
     options: dict = field(default_factory=dict)
     network: str = ""
+    shift: tuple = (0.0, 1.0)
 
 TORCHVISION = {
     "alexnet": Entry((224, 224), 32),
@@ -26,8 +27,8 @@ TORCHVISION = {
     "googlenet": Entry((64, 64), options=dict(aux_logits=False, init_weights=False)),
     "googlenet_transform": Entry((70, 64), network="googlenet",
                                  options=dict(aux_logits=False, init_weights=False, transform_input=True)),
-    "inception_v3": Entry((107, 99), full=299, options=dict(aux_logits=False, init_weights=False)),
-    "inception_v3_transform": Entry((99, 111), full=299, network="inception_v3",
+    "inception_v3": Entry((107, 99), full=299, shift=(0.25, 1.5), options=dict(aux_logits=False, init_weights=False)),
+    "inception_v3_transform": Entry((99, 111), full=299, shift=(0.25, 1.5), network="inception_v3",
                                     options=dict(aux_logits=False, init_weights=False, transform_input=True)),
     "mobilenet_v2": Entry((64, 64)),
     "mobilenet_v3_small": Entry((64, 80)),
