@@ -32,7 +32,9 @@ def _(m):
     m.spoil = spoil
 def dims(m, build):
     def spoil(model):
-        for d, v in zip(model.graph.input[0].type.tensor_type.shape.dim, build):
+        dims = model.graph.input[0].type.tensor_type.shape.dim
+        del dims[len(build):]
+        for d, v in zip(dims, build):
             d.Clear()
             if isinstance(v, str):
                 d.dim_param = v
