@@ -19,18 +19,21 @@
 #include "include/grad_output.cuh"
 
 template <ConvMath MATH, int COLS>
-DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const float* bias, float* dx, float beta,
-                      int every_h, int every_w, const GradFinish& f) {
-    PixelClass part(z, every_h, every_w);
+DEV void dgrad_stages(ConvShape z, const float* dy, const float* w, const float* bias, float* dx, float beta, int every,
+                      const GradFinish& f) {
+    // The host sends other shapes to the general kernel. Known to be equal, the steps of both axes share a register.
+    z.stride_w = z.stride_h, z.dilation_w = z.dilation_h;
+    PixelClass part(z, every, every);
     int first_row = blockIdx.x * CONV_ROWS, first_col = blockIdx.y * COLS;
     if (first_row >= part.rows()) return;
-    Window g = part.window(every_h, every_w);
+    Window g = part.window(every, every);
     StagedPixels pixels(g, dy, first_row);
-    StagedChannels<MATH, COLS> channels(w, z, part.r.first, part.s.first, every_h, every_w, first_col);
+    StagedChannels<MATH, COLS> channels(w, z, part.r.first, part.s.first, every, every, first_col);
     Accumulator<MATH, COLS> sums;
     run_stages<Stages<COLS>::MOST>(g, pixels, channels, sums);
     // Computed again: kept, it would take registers that the products need.
-    PixelClass again(z, opaque(every_h), opaque(every_w));
+    int same = opaque(every);
+    PixelClass again(z, same, same);
     GradOutput out(dx, bias, beta, z.c, f);
     sums.drain([&](int row) { return again.offset(first_row + row); },
                [&](int at, int col, float v0, float v1) { out.pair(at, first_col + col, v0, v1); });
@@ -45,8 +48,8 @@ DEV void dgrad_stages(const ConvShape& z, const float* dy, const float* w, const
     }                                                                                                                \
     KERNEL __launch_bounds__(CONV_THREADS, 2) conv2d_dgrad_##math##_stages##COLS(                                    \
         ConvShape z, const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,      \
-        float* __restrict__ dx, float beta, GradFinish f, int every_h, int every_w) {                                \
-        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every_h, every_w, f);                                     \
+        float* __restrict__ dx, float beta, GradFinish f, int every_h, int) {                                        \
+        dgrad_stages<MATH, COLS>(z, dy, w, bias, dx, beta, every_h, f);                                              \
     }
 
 STAGES(TF32, tf32, 64)

@@ -305,6 +305,9 @@ fn shapes_choose_kernels() {
     // A third of the last slice would be zeros.
     assert_eq!(kernels([1, 5, 7, 68], 64, 3, tf32, true), "fprop_tf32_n64 dgrad_tf32_stages64");
     assert_eq!(kernels([1, 5, 7, 64], 64, 3, bf16, true), "fprop_bf16_n64 dgrad_bf16_n64");
+    // The staged data gradient steps alike along both axes.
+    let uneven = kernels([1, 6, 7, 64], 64, 3, tf32.strides([2, 1]), true);
+    assert_eq!(uneven, "fprop_tf32_stages64 dgrad_tf32_n64");
     let f32 = Conv2dParams::new(1, 1);
     assert_eq!(kernels([1, 3, 3, 64], 64, 3, f32, true), "fprop_f32_n64 dgrad_f32_n64");
     // Two tiles of 128 columns for each of 34 rows of tiles.

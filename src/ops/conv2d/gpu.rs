@@ -147,7 +147,10 @@ fn run_dgrad(
     let every = [0, 1].map(|axis: usize| (g.stride[axis] / gcd(g.stride[axis], g.dilation[axis])) as i32);
     let rows = g.n * g.h.div_ceil(g.stride[0]) * g.w.div_ceil(g.stride[1]);
     let classes = g.stride[0] * g.stride[1];
-    let launch = if let Some(many) = Stages::of(&stages::DGRAD, &g, p.math, [rows, g.c, g.k, classes], [dy, w]) {
+    // The staged kernel steps alike along both axes.
+    let alike = g.stride[0] == g.stride[1] && g.dilation[0] == g.dilation[1];
+    let many = Stages::of(&stages::DGRAD, &g, p.math, [rows, g.c, g.k, classes], [dy, w]).filter(|_| alike);
+    let launch = if let Some(many) = many {
         many.launch(&g, [dy, w])?
     } else {
         let (kernel, cols) = choose(&DGRAD, p.math, g.c, g.k % 4 == 0 && g.c % 4 == 0 && aligned([dy, w]));
