@@ -5,12 +5,13 @@
 For each network of `tests/networks/zoo.py` and each of PyTorch's exporters: export, float logits (`eval --inputs --logits`)
 beside ONNX Runtime's, a short `quantize` with the default recipe, both ONNX exports, and their logits in ONNX Runtime beside
 the engine's. The light graphs of the onnx package come last, with drawn weights. Weights are random, so the table says
-nothing about accuracy. A step that fails ends its row only. Needs PyTorch, torchvision, timm, onnx, onnxscript and ONNX
-Runtime. Results go to docs/results/network_matrix.jsonl, one line per file, and network_matrix.md, the table. Rows of
+nothing about accuracy. A step that fails ends its row only. Needs PyTorch, torchvision, timm, onnx, onnxscript,
+safetensors and ONNX Runtime. Results go to docs/results/network_matrix.jsonl, one line per file, and network_matrix.md, the table. Rows of
 networks that are not run again are kept.
 """
 import argparse, json, pathlib, shutil, subprocess, sys, tempfile, time, traceback, warnings, zlib
 import numpy as np
+from safetensors.numpy import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "networks"))
@@ -45,7 +46,7 @@ def make_file(name, exporter, path):
     torch.manual_seed(seed)
     model = zoo.build(name, 10 if name in zoo.CIFAR else 1000).eval()
     x = images(seed, (1, 3, entry.full, entry.full))
-    narrow.draw(model, torch.from_numpy(x), narrow.Width(), np.random.default_rng(seed), entry.shift)
+    narrow.draw(model, torch.from_numpy(x), narrow.Width(shift=entry.shift), np.random.default_rng(seed))
     exporters.export(model, torch.from_numpy(x), path, exporter)
     return x
 
@@ -116,10 +117,10 @@ class Row:
             raise Failed(f"exit status {done.returncode}: " + " ".join(lines[-3:])[:400])
 
     def logits(self, *arguments):
-        out = self.folder / "logits.bin"
+        out = self.folder / "logits.safetensors"
         out.unlink(missing_ok=True)
         self.ghostbit("eval", *arguments, "--inputs", self.folder / "x.npz", "--logits", out)
-        return np.frombuffer(out.read_bytes(), "<f4")
+        return next(iter(load_file(out).values())).reshape(-1)
 
     def step(self, name, run):
         start = time.monotonic()
@@ -137,7 +138,7 @@ class Row:
     def near(self, what, found, want, largest=None, median=None):
         if found.size != want.size:
             raise Failed(f"{found.size} logits, {want.size} expected")
-        apart = np.abs(found.reshape(want.shape) - want) / want.std()
+        apart = np.abs(found.reshape(want.shape) - want) / (want.max() - want.min())
         self.record[what] = {"largest": float(apart.max()), "median": float(np.median(apart))}
         if not (apart.max() <= (largest or np.inf) and np.median(apart) <= (median or np.inf)):
             raise Failed(f"logits are {apart.max():.1e} of their spread apart, {np.median(apart):.1e} in the median")
@@ -160,7 +161,7 @@ class Row:
         self.step("quantize", lambda: self.ghostbit("quantize", "--model", self.net, "--out", run, *budget))
         forms = ("onnx-int8", "onnx-qdq")
         for form in forms:
-            write = lambda: self.ghostbit("export", "--model", student, "--format", form, "--out", self.folder / f"{form}.onnx")
+            write = lambda: self.ghostbit("export", "--arch", self.net, "--model", student, "--format", form, "--out", self.folder / f"{form}.onnx")
             self.step(f"export {form}", write)
         engine = self.step("engine", lambda: self.logits("--integer", run / "integer.safetensors")).reshape(want.shape)
         for form in forms:

@@ -67,8 +67,9 @@ DEV Gate gelu_tanh(float x) {
     v = v > 16.0f ? 16.0f : v;
     float square = v * v;
     Gate g;
-    g.value = sigmoid(1.5957691f * v * (1.0f + 0.044715f * square));
-    g.slope = g.value + v * g.value * (1.0f - g.value) * (1.5957691f * (1.0f + 3.0f * 0.044715f * square));
+    float u = 1.5957691f * v * (1.0f + 0.044715f * square);
+    g.value = sigmoid(u);
+    g.slope = g.value + v * g.value * sigmoid(-u) * (1.5957691f * (1.0f + 3.0f * 0.044715f * square));
     return g;
 }
 
@@ -93,7 +94,7 @@ DEV float smooth_slope(int kind, float v, float a, float b) {
         case 5: return v > 0.0f && v < 1.0f ? a : 0.0f;
         case 6: {
             float s = sigmoid(v);
-            return s + v * s * (1.0f - s);
+            return s + v * s * sigmoid(-v);
         }
         case 7: {
             float gate = __fadd_rn(__fmul_rn(v, a), b);

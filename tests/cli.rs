@@ -320,10 +320,102 @@ fn images_of_odd_sizes_need_no_generator() {
     let mut model = onnx_models::residual(1);
     model.graph.input[0] = onnx_models::value("x", &[0, 1, 9, 10]);
     std::fs::write(f.path().join("odd.onnx"), model.bytes()).unwrap();
-    let quantize = ["quantize", "--model", "odd.onnx", "--json", "--out", "run"];
-    refuses(&f, &quantize, &["generator", "multiples of 4", "9x10", "--method genie"]);
-    let mut args = [&quantize[..], &["--method", "genie", "--batch", "8", "--set", "images.count=16"]].concat();
-    args.extend(["--set", "images.iters=2", "--set", "reconstruction.iters=2"]);
-    let summary = json(&f, &args);
-    assert!(summary["files"]["integer.safetensors"].as_u64().is_some());
+    let quantize = ["quantize", "--model", "odd.onnx", "--json", "--out"];
+    let short =
+        ["--batch", "8", "--set", "images.count=16", "--set", "images.iters=2", "--set", "reconstruction.iters=2"];
+    let named = [&quantize[..], &["run", "--method", "best"]].concat();
+    refuses(&f, &named, &["generator", "multiples of 4", "9x10", "--method genie"]);
+    for method in [&["--method", "genie"][..], &["--iters", "3"]] {
+        let name = method[1];
+        let summary = json(&f, &[&quantize[..], &[name], &short, method].concat());
+        assert!(summary["files"]["integer.safetensors"].as_u64().is_some());
+        let said = summary["adapted"].as_array().unwrap();
+        assert_eq!(said.len(), usize::from(name == "3"), "{said:?}");
+        let config = std::fs::read_to_string(f.path().join(name).join("config.toml")).unwrap();
+        assert!(config.contains("from_generator = false"), "{config}");
+        json(&f, &["quantize", "--resume", name, "--json"]);
+    }
+}
+
+/// A folder's images, or those of a set, in place of synthetic ones.
+#[test]
+fn images_of_the_user_are_quantized_with() {
+    let f = tempfile::tempdir().unwrap();
+    std::fs::write(f.path().join("net.onnx"), onnx_models::residual(3).bytes()).unwrap();
+    std::fs::create_dir_all(f.path().join("images/more")).unwrap();
+    for i in 0..20u32 {
+        // Of other sizes than the network takes, wide and tall.
+        let (w, h) = (5 + i % 7, 12 - i % 9);
+        let image = image::RgbImage::from_fn(w, h, |x, y| image::Rgb([x * 20, y * 20, i * 10].map(|v| v as u8)));
+        let name = format!("images/{}{i}.{}", if i % 2 == 0 { "more/" } else { "" }, ["png", "jpg"][i as usize % 2]);
+        image.save(f.path().join(name)).unwrap();
+    }
+    let set = small_images(&f, 40);
+    let quantize = ["quantize", "--model", "net.onnx", "--json", "--batch", "4"];
+    let short = ["--iters", "3", "--set", "ranges.batches=1", "--set", "reconstruction.iters=2"];
+    for images in ["images", &set] {
+        for method in ["best", "gdfq"] {
+            let short = if method == "best" { &short[..] } else { &short[..2] };
+            let run = format!("{}-{method}", &images[..3]);
+            let args = [&quantize[..], short, &["--images", images, "--method", method, "--out", &run]].concat();
+            let summary = json(&f, &args);
+            assert_eq!((&summary["images"], &summary["recipe"]["images"]["given"]), (&images.into(), &true.into()));
+            assert_eq!(summary["synthetic"]["stored"]["label_agreement"], 1.0);
+            let config = std::fs::read_to_string(f.path().join(&run).join("config.toml")).unwrap();
+            assert!(config.contains("warmup = 0") && config.contains("iters = 3"), "{config}");
+        }
+    }
+    let spec = ["sweep", "--model", "net.onnx", "--json", "--out", "swept", "--images", "images", "--set", "batch=4"];
+    let spec =
+        [&spec[..], &["--set", "iters=3", "--set", "ranges.batches=1", "--set", "reconstruction.iters=2"]].concat();
+    json(&f, &spec);
+    let read = |run: &str| std::fs::read(f.path().join(run).join("quantized.safetensors")).unwrap();
+    assert_eq!(read("swept/net-best-w4a4-s1"), read("ima-best"), "a sweep's run is another");
+
+    std::fs::write(f.path().join("images/spoiled.png"), [0u8; 40]).unwrap();
+    let given = |images: &str, words: &[&str]| {
+        refuses(&f, &[&quantize[..], &short, &["--images", images, "--out", "no"]].concat(), words);
+    };
+    given("images", &["spoiled.png"]);
+    given("absent", &["--images", "absent"]);
+    given(&cifar(&f, "cifar.bin", 3), &["--images", "32x32x3", "8x8x3"]);
+    refuses(&f, &["quantize", "--resume", "ima-best", "--images", "images"], &["--resume"]);
+}
+
+/// Float logits of test sets and of arrays, channels first or last.
+#[test]
+fn eval_writes_float_logits() {
+    let f = tempfile::tempdir().unwrap();
+    std::fs::write(f.path().join("net.onnx"), onnx_models::residual(3).bytes()).unwrap();
+    let values: Vec<f32> = (0..2 * 3 * 64).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let npy = |name: &str, shape: &str, values: &[f32]| {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((header.len() as u16).to_le_bytes());
+        file.extend(header.bytes());
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(f.path().join(name), file).unwrap();
+    };
+    npy("first.npy", "(2, 3, 8, 8)", &values);
+    let last: Vec<f32> = (0..values.len()).map(|i| values[i / 192 * 192 + i % 3 * 64 + i / 3 % 64]).collect();
+    npy("last.npy", "(2, 8, 8, 3)", &last);
+    npy("wrong.npy", "(2, 8, 3, 8)", &values);
+    let set = small_images(&f, 12);
+    let eval = ["eval", "--model", "net.onnx", "--logits"];
+    let logits = |name: &str, key: &str, args: &[&str]| {
+        let (ok, _, stderr) = ghostbit(&f, &[&eval[..], &[name], args].concat());
+        assert!(ok, "{stderr}");
+        Checkpoint::load(f.path().join(name)).unwrap().tensors.remove(key).unwrap()
+    };
+    let first = logits("a", "inputs", &["--inputs", "first.npy"]);
+    assert_eq!(first.shape, [2, 10]);
+    assert_eq!(first.values, logits("b", "inputs", &["--inputs", "last.npy"]).values);
+    let of_set = logits("c", &set, &["--eval", &set, "--inputs", "first.npy"]);
+    let doc = json(&f, &["eval", "--model", "net.onnx", "--eval", &set, "--json"]);
+    let best = |row: &[f32]| (0..10).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    let hits = of_set.values.chunks(10).enumerate().filter(|(i, row)| best(row) == i % 10).count();
+    assert_eq!(doc["results"][0]["correct"].as_u64(), Some(hits as u64));
+    refuses(&f, &[&eval[..], &["no", "--inputs", "wrong.npy"]].concat(), &["wrong.npy", "[2, 8, 3, 8]"]);
+    refuses(&f, &[&eval[..], &["no", "--inputs", "net.onnx"]].concat(), &["net.onnx", ".npy"]);
+    refuses(&f, &["eval", "--model", "net.onnx", "--inputs", "first.npy"], &["--logits"]);
 }

@@ -41,7 +41,7 @@ fn linear_accuracy(train: &Dataset, test: &Dataset, features: impl Fn(&[u8]) -> 
             let e: Vec<f32> = s.iter().map(|v| (v - max).exp()).collect();
             let total: f32 = e.iter().sum();
             for (k, w) in w.chunks_mut(d + 1).enumerate() {
-                let g = rate * (e[k] / total - f32::from(u8::from(k == usize::from(label))));
+                let g = rate * (e[k] / total - f32::from(u8::from(k == label as usize)));
                 w.iter_mut().zip(x).for_each(|(w, x)| *w -= g * x);
                 w[d] -= g;
             }
@@ -50,7 +50,7 @@ fn linear_accuracy(train: &Dataset, test: &Dataset, features: impl Fn(&[u8]) -> 
     let hit = x_test.iter().zip(&test.labels).filter(|(x, label)| {
         let s = scores(&w, x);
         let best = (0..10).max_by(|&a, &b| s[a].total_cmp(&s[b])).unwrap();
-        best == usize::from(**label)
+        best == **label as usize
     });
     hit.count() as f32 / test.n as f32
 }
@@ -122,8 +122,9 @@ fn idx_file(dims: &[u32], values: &[u8]) -> Vec<u8> {
 #[test]
 fn idx_files_are_checked() {
     let images = idx::parse(&idx_file(&[2, 2, 3], &[1; 12])).unwrap();
-    let set = idx::join(images.clone(), idx::parse(&idx_file(&[2], &[4, 9])).unwrap()).unwrap();
-    assert_eq!((set.n, set.h, set.w, set.c, set.classes), (2, 2, 3, 1, 10));
+    let set = idx::join(images.clone(), idx::parse(&idx_file(&[2], &[4, 11])).unwrap()).unwrap();
+    assert_eq!((set.n, set.h, set.w, set.c, set.classes), (2, 2, 3, 1, 12));
+    assert!(set.fits(12) && set.fits(1000) && !set.fits(11));
     assert!(idx::join(images.clone(), images).is_err());
     for (bad, word) in [
         (vec![0, 0, 8], "header"),

@@ -69,7 +69,7 @@ fn hostile_files_are_refused_with_reasons() {
         message(&whole[..keep]);
     }
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 15] = [
+    let changes: [(&str, Change); 16] = [
         ("format version 1; this program reads 2; write it again", |h| *h = json!({"version": 1, "nodes": []})),
         ("format version 3", |h| h["version"] = json!(3)),
         ("does not come before it", |h| h["nodes"][1]["inputs"] = json!([5])),
@@ -79,7 +79,8 @@ fn hostile_files_are_refused_with_reasons() {
         ("too many", |h| h["weights"]["body.weight"]["shape"] = json!([u64::MAX, 7, 7, 7])),
         ("weight of 3 bits for a layer of 4", |h| h["nodes"][4]["quant"]["bits"] = json!(4)),
         ("no quantizer", |h| h["nodes"][1]["quant"] = Value::Null),
-        ("larger than 65536", |h| h["nodes"][1]["params"]["stride"] = json!(1u64 << 62)),
+        ("invalid type", |h| h["nodes"][1]["params"]["stride"] = json!(2)),
+        ("larger than 65536", |h| h["nodes"][1]["params"]["stride"] = json!([1u64 << 62, 1])),
         ("more than", |h| h["input"] = json!([60_000, 60_000, 3])),
         ("more than", |h| h["input"] = json!([1u64 << 40, 8, 3])),
         ("expected 1000 logits", |h| h["classes"] = json!(1000)),

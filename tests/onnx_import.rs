@@ -60,7 +60,7 @@ fn residual_by_hand(channels: usize) -> Graph {
     let x = g.push("sum", NodeKind::from(Add {}), &[y, skip]);
     let x = g.push("relu2", relu(), &[x]);
     let x = conv_bn(&mut g, x, "last", [6, 7, 3], p(1, 1));
-    let x = g.push("relu3", NodeKind::from(Activation::Relu6), &[x]);
+    let x = g.push("relu3", NodeKind::from(Activation::Clip { low: 0.0, high: 6.0 }), &[x]);
     let x = g.push("mean", NodeKind::from(GlobalAvgPool {}), &[x]);
     let weight = g.param("fc.weight", &[10, 6], Init::Zeros);
     let bias = Some(g.param("fc.bias", &[10], Init::Zeros));

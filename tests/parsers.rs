@@ -1,7 +1,7 @@
 //! No file can make a reader panic: random bytes, and valid files with random damage; nor can a recipe's text or
 //! `--set`. See docs/fuzzing.md.
 
-use ghostbit::data::{Spec, cifar, idx};
+use ghostbit::data::{Spec, cifar, idx, npy};
 use ghostbit::methods::Recipe;
 use ghostbit::tensor::io::{Checkpoint, HostTensor, RawTensor};
 use proptest::collection::vec;
@@ -41,7 +41,7 @@ fn check_cifar(data: &[u8]) {
     for kind in [cifar::Kind::Cifar10, cifar::Kind::Cifar100] {
         if let Ok(set) = cifar::parse(data, kind) {
             assert_eq!((set.images.len(), set.labels.len()), (set.n * 3072, set.n));
-            assert!(set.labels.iter().all(|&l| usize::from(l) < set.classes));
+            assert!(set.labels.iter().all(|&l| (l as usize) < set.classes));
         }
     }
 }
@@ -216,6 +216,35 @@ proptest! {
                 assert_eq!(set.images.len(), set.n * set.h * set.w * set.c);
                 assert_eq!(set.labels.len(), set.n);
             }
+        }
+    }
+
+    #[test]
+    fn bytes_as_an_array(
+        shape in vec(0usize..4, 0..4),
+        packed in any::<bool>(),
+        edits in edits(),
+        keep in any::<prop::sample::Index>(),
+        more in vec(any::<u8>(), 0..4),
+    ) {
+        let dims: String = shape.iter().map(|d| format!("{d},")).collect();
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims}), }}");
+        let length = (header.len() as u16).to_le_bytes();
+        let values = vec![0u8; 4 * shape.iter().product::<usize>()];
+        let mut file = [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), &values].concat();
+        if packed {
+            // A zip archive of the one entry x.npy, stored.
+            let size = (file.len() as u32).to_le_bytes();
+            let entry = [&[0; 8][..], &size, &size, &[5, 0]].concat();
+            let local = [&b"PK\x03\x04\x14\0\0\0\0\0"[..], &entry, &[0; 2], b"x.npy", &file].concat();
+            let central = [&b"PK\x01\x02\x14\0\x14\0\0\0\0\0"[..], &entry, &[0; 16], b"x.npy"].concat();
+            let ends = [central.len() as u32, local.len() as u32].map(u32::to_le_bytes).concat();
+            file = [&local[..], &central, b"PK\x05\x06\0\0\0\0\x01\0\x01\0", &ends, &[0; 2]].concat();
+        }
+        let whole = npy::parse(&file, "x").unwrap();
+        assert_eq!(whole.shape, shape);
+        if let Ok(array) = npy::parse(&damage(file, &edits, keep, &more), "x") {
+            assert_eq!(array.shape.iter().product::<usize>(), array.values.len());
         }
     }
 

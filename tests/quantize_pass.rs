@@ -16,7 +16,7 @@ fn quantize_puts_one_quantizer_after_each_relu_and_keeps_names() {
     let q = quantize(&float, QuantizeSpec { first_bits: Some(8), ..QuantizeSpec::new(4, 5) }).unwrap();
     let mut quantizers = 0;
     for (id, node) in q.nodes.iter().enumerate() {
-        if let NodeKind::from(FakeQuant { bits }) = node.kind {
+        if let NodeKind::FakeQuant(FakeQuant { bits }) = node.kind {
             let [input] = node.inputs[..] else { panic!("{} has {:?}", node.name, node.inputs) };
             assert_eq!(q.nodes[input].kind, NodeKind::from(Activation::Relu), "{}", node.name);
             assert_eq!(bits, 5);

@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     if let (Ok(images), Ok(labels)) = (parse(images), parse(labels)) {
         if let Ok(set) = join(images, labels) {
             assert_eq!(set.images.len(), set.n * set.h * set.w * set.c);
-            assert!(set.labels.iter().all(|&l| usize::from(l) < set.classes));
+            assert!(set.labels.iter().all(|&l| (l as usize) < set.classes));
         }
     }
 });

@@ -127,6 +127,10 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
         return Ok((RunConfig::load(folder)?, folder.clone()));
     }
     let mut recipe = Recipe::load(args.method.as_deref().unwrap_or(DEFAULT_METHOD))?;
+    if args.images.is_some() {
+        // Before settings, so that --iters counts student steps.
+        recipe.take_images();
+    }
     // --iters alone keeps the recipe's share of warm-up only when it still fits; a shorter run warms up for less.
     for assignment in &args.set {
         recipe.set(assignment)?;
@@ -155,7 +159,9 @@ fn resolve(args: &Args) -> Result<(RunConfig, PathBuf)> {
 
 /// The keys that the arguments set.
 fn asked(args: &Args) -> Vec<String> {
-    args.set.iter().cloned().chain(args.batch.map(|b| format!("batch={b}"))).collect()
+    let batch = args.batch.map(|b| format!("batch={b}"));
+    let iters = args.iters.map(|i| format!("iters={i}"));
+    args.set.iter().cloned().chain(batch).chain(iters).collect()
 }
 
 /// Progress bar, and lines above it.
@@ -219,7 +225,7 @@ fn print_table(s: &Summary, sets: &[TestSet]) {
         ]);
     }
     println!("{table}");
-    println!("selected: step {} by smallest divergence from the teacher on synthetic images", s.selected.it);
+    println!("selected: step {} by smallest divergence from the teacher on images set aside", s.selected.it);
     println!("* chosen on the test set, as papers report it; for comparison only");
 }
 

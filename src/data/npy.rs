@@ -20,12 +20,16 @@ type Outcome<T> = std::result::Result<T, String>;
 /// Reads a `.npy` file, or the array `name` of a `.npz` file (told by its content). Errors name the file.
 pub fn load(path: &Path, name: &str) -> Result<Array> {
     let data = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
-    let array = if data.starts_with(b"PK") { member(&data, name).and_then(|npy| parse(&npy)) } else { parse(&data) };
-    array.map_err(|e| Error::file(path, e))
+    parse(&data, name).map_err(|e| Error::file(path, e))
 }
 
-/// Returns the array in the bytes of a `.npy` file, or what is wrong with them.
-pub fn parse(data: &[u8]) -> Outcome<Array> {
+/// Returns the array in the bytes of a `.npy` file, or the array `name` in those of a `.npz` file, or what is wrong with them.
+pub fn parse(data: &[u8], name: &str) -> std::result::Result<Array, String> {
+    if data.starts_with(b"PK") { array(&member(data, name)?) } else { array(data) }
+}
+
+/// The array in the bytes of a `.npy` file.
+fn array(data: &[u8]) -> Outcome<Array> {
     let cut = "is cut off";
     let rest = data.strip_prefix(b"\x93NUMPY").ok_or("is neither a .npy nor a .npz file")?;
     let version = *rest.first().ok_or(cut)?;
@@ -142,12 +146,12 @@ mod tests {
         let values = [1.0, -2.5, 3.0, 0.0, 5.0, 6.25];
         let file = npy(HEADER, &values);
         let want = Array { shape: vec![2, 3], values: values.to_vec() };
-        assert_eq!(parse(&file).unwrap(), want);
+        assert_eq!(array(&file).unwrap(), want);
         let archive = zip("x.npy", &file);
-        assert_eq!(parse(&member(&archive, "x").unwrap()).unwrap(), want);
-        assert!(member(&archive, "y").unwrap_err().contains("x.npy"));
+        assert_eq!(parse(&archive, "x").unwrap(), want);
+        assert!(parse(&archive, "y").unwrap_err().contains("x.npy"));
         let scalar = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (), }", &[7.0]);
-        assert_eq!(parse(&scalar).unwrap().values, [7.0]);
+        assert_eq!(array(&scalar).unwrap().values, [7.0]);
     }
 
     #[test]
@@ -155,16 +159,16 @@ mod tests {
         let file = npy(HEADER, &[0.0; 6]);
         let archive = zip("x.npy", &file);
         for cut in 0..archive.len() {
-            assert!(member(&archive[..cut], "x").and_then(|f| parse(&f)).is_err(), "{cut} bytes were read");
+            assert!(parse(&archive[..cut], "x").is_err(), "{cut} bytes were read");
         }
         for cut in 0..file.len() {
-            assert!(parse(&file[..cut]).is_err(), "{cut} bytes were read");
+            assert!(array(&file[..cut]).is_err(), "{cut} bytes were read");
         }
         for (old, new, word) in [("<f4", "<f8", "f32"), ("False", "True", "Fortran"), ("(2, 3)", "(2, 4)", "[2, 4]")] {
-            let message = parse(&npy(&HEADER.replace(old, new), &[0.0; 6])).unwrap_err();
+            let message = array(&npy(&HEADER.replace(old, new), &[0.0; 6])).unwrap_err();
             assert!(message.contains(word), "{message}");
         }
         let huge = HEADER.replace("(2, 3)", "(99999999999, 99999999999)");
-        assert!(parse(&npy(&huge, &[])).is_err());
+        assert!(array(&npy(&huge, &[])).is_err());
     }
 }

@@ -34,8 +34,7 @@ impl Graph {
 
     /// The smallest blocks that hold a node each that `counts`.
     fn cut(&self, counts: impl Fn(&NodeKind) -> bool) -> Result<Vec<Block>> {
-        let inputs: Vec<NodeId> =
-            (0..self.nodes.len()).filter(|&i| self.is_input(i)).collect();
+        let inputs: Vec<NodeId> = (0..self.nodes.len()).filter(|&i| self.is_input(i)).collect();
         let ([start], true) = (inputs.as_slice(), self.nodes.len() > 1) else {
             let detail =
                 format!("cannot be cut into blocks: it has {} inputs, {} nodes", inputs.len(), self.nodes.len());
@@ -58,7 +57,9 @@ impl Graph {
         let (mut blocks, mut from, mut has_weights) = (Vec::new(), *start, false);
         for id in start + 1..=output {
             has_weights |= counts(&self.nodes[id].kind);
-            let goes_on = id < output && self.nodes[id + 1].kind.pointwise();
+            // Behind quantizers too, so that student and teacher are cut at the same places.
+            let mut behind = self.nodes[id + 1..].iter().filter(|n| !matches!(n.kind, NodeKind::FakeQuant(_)));
+            let goes_on = behind.next().is_some_and(|n| n.kind.pointwise());
             if narrow[id] && has_weights && !goes_on && id < output {
                 blocks.push(Block { from, to: id });
                 (from, has_weights) = (id, false);

@@ -13,6 +13,10 @@ const LARGE_BATCH: usize = 16;
 /// Optimisation from noise takes more and longer steps than from a generator's images: those of recipe genie.
 const NOISE_ITERS: u64 = 150;
 const NOISE_LR: f32 = 0.1;
+/// Priors of the image where no statistics are: contrast as after normalization, and some smoothness, which must not outweigh
+/// cross-entropy (weight 0.1), or images become flat.
+const INPUT_STATS: f32 = 1.0;
+const TOTAL_VARIATION: f32 = 1e-3;
 /// Stored images and calibration batches of a recipe that has none, when images are given.
 const GIVEN_COUNT: usize = 512;
 const GIVEN_BATCHES: u64 = 8;
@@ -58,7 +62,7 @@ impl Recipe {
         let wanted = asked.has("generator") || asked.has("images.from_generator");
         let stored = self.images.as_ref().is_some_and(|i| i.count > 0 && !i.given);
         if stored && self.trains_generator() && (!fits || large && !wanted) {
-            self.drop_generator();
+            self.drop_generator(asked.has("iters") && !asked.has("warmup"));
             if let Some(images) = &mut self.images {
                 if !asked.has("images.iters") {
                     images.iters = NOISE_ITERS;
@@ -95,8 +99,8 @@ impl Recipe {
         if let Some(images) = &mut self.images {
             if !asked.has("images.loss.bn_stats") && images.loss.bn_stats.take().is_some() {
                 off.push("images.loss.bn_stats");
-                images.loss.input_stats.get_or_insert(InputStats { weight: 1.0 });
-                images.loss.total_variation.get_or_insert(TotalVariation { weight: 0.01 });
+                images.loss.input_stats.get_or_insert(InputStats { weight: INPUT_STATS });
+                images.loss.total_variation.get_or_insert(TotalVariation { weight: TOTAL_VARIATION });
                 stand_in = "; images.loss.input_stats and total_variation stand in";
             }
         }
@@ -108,18 +112,22 @@ impl Recipe {
         vec![format!("the network has no batch norms, or folded ones: {off} {verb} off{stand_in}")]
     }
 
-    /// Trains no generator: no warm-up, and all batches are stored images.
-    fn drop_generator(&mut self) {
-        self.iters -= self.warmup.min(self.iters);
+    /// Trains no generator: no warm-up, and all batches are stored images. What is left of the iterations are student steps;
+    /// with `all` of them.
+    fn drop_generator(&mut self, all: bool) {
+        if !all {
+            self.iters -= self.warmup.min(self.iters);
+        }
         self.warmup = 0;
         self.generator.every = 0;
         let images = self.images.get_or_insert_with(|| ImagesRecipe { count: 0, ..ImagesRecipe::default() });
         (images.from_generator, images.share) = (false, 1.0);
     }
 
-    /// Takes images that the caller hands in instead of synthetic ones: no generator, no warm-up, none optimised.
+    /// Takes images that the caller hands in instead of synthetic ones: no generator, no warm-up, none optimised. Doing it
+    /// again takes out a warm-up that was set since.
     pub fn take_images(&mut self) {
-        self.drop_generator();
+        self.drop_generator(false);
         if let Some(images) = &mut self.images {
             images.given = true;
             if images.count == 0 {

@@ -25,8 +25,8 @@ impl Recipe {
 
         // Plain data, but for numbers beyond TOML's 64 bits with sign.
         let table = |r: &Self| Table::try_from(r).map_err(|e| fail(e.to_string()));
-        let (mut tree, full) = (table(self)?, table(&self.full())?);
-        let (mut at, mut known) = (&mut tree, &full);
+        let (mut tree, full, fresh) = (table(self)?, table(&self.full())?, table(&self.with_absent_tables())?);
+        let (mut at, mut known, mut start) = (&mut tree, &full, Some(&fresh));
         let parts: Vec<&str> = key.trim().split('.').collect();
         let (last, path) = parts.split_last().expect("split gives one part at least");
         for part in path {
@@ -34,7 +34,8 @@ impl Recipe {
                 return Err(fail(unknown("section", part, known)));
             };
             known = below;
-            let entry = at.entry(*part).or_insert_with(|| Value::Table(below.clone()));
+            start = start.and_then(|s| s.get(*part)).and_then(Value::as_table);
+            let entry = at.entry(*part).or_insert_with(|| Value::Table(start.unwrap_or(below).clone()));
             at = entry.as_table_mut().expect("same structure as the full recipe");
         }
         match known.get(*last) {
@@ -52,6 +53,17 @@ impl Recipe {
         at.insert((*last).to_string(), new);
         *self = tree.try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
         Ok(())
+    }
+
+    /// This recipe with every optional table, each as it is without a word about it.
+    fn with_absent_tables(&self) -> Self {
+        let mut full = self.full();
+        full.generator_loss = self.generator_loss.clone();
+        full.student_loss = self.student_loss.clone();
+        if let Some(images) = &mut full.images {
+            images.loss = self.images.as_ref().map_or_else(|| ImagesRecipe::default().loss, |i| i.loss.clone());
+        }
+        full
     }
 
     /// This recipe with every optional part present: the schema of [`Recipe::set`].
@@ -110,6 +122,7 @@ mod tests {
         r.set("images.count=64").unwrap();
         let images = r.images.unwrap();
         assert_eq!((images.count, images.share), (64, 0.0));
+        assert_eq!(images.loss, ImagesRecipe::default().loss);
         let e = Recipe::load("gdfq").unwrap().set("generator_loss.bn_stat.weight=1").unwrap_err().to_string();
         assert!(e.contains("did you mean 'bn_stats'"), "{e}");
     }

@@ -188,3 +188,43 @@ pub fn cases() -> Vec<Case> {
         case(&[8, 27, 27, 192], LrnParams { alpha: 1e-4, ..p(5) }).bench(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    fn normalized(p: LrnParams) -> Result<Vec<f32>> {
+        let device = Device::cpu();
+        let x = Tensor::from_slice(&device, [1, 5], &[1f32, -2.0, 3.0, 0.5, 2.0])?;
+        lrn(&mut Tape::inference(&device), &Var::constant(x), p)?.value.to_vec()
+    }
+
+    #[test]
+    fn values_are_those_of_onnx_runtime() {
+        let y = normalized(LrnParams { size: 3, alpha: 0.5, beta: 0.75, bias: 1.0 }).unwrap();
+        for (got, want) in y.into_iter().zip([0.634_700_66f32, -0.810_720_1, 1.251_444_6, 0.208_574_1, 1.338_445_1]) {
+            assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
+        }
+    }
+
+    #[test]
+    fn an_even_window_holds_fewer_channels_before() {
+        // Channels 0 and 1 of 5: x_i^2 + x_{i+1}^2 = 5 and 13, at exponent 1.
+        let y = normalized(LrnParams { size: 2, alpha: 2.0, beta: 1.0, bias: 1.0 }).unwrap();
+        assert!((y[0] - 1.0 / 6.0).abs() < 1e-6 && (y[1] + 2.0 / 14.0).abs() < 1e-6, "{y:?}");
+    }
+
+    #[test]
+    fn numbers_that_may_give_negative_sums_are_errors() {
+        let p = LrnParams { size: 3, alpha: 0.5, beta: 0.75, bias: 1.0 };
+        for p in [
+            LrnParams { size: 0, ..p },
+            LrnParams { alpha: -1.0, ..p },
+            LrnParams { bias: 0.0, ..p },
+            LrnParams { beta: f32::NAN, ..p },
+        ] {
+            assert!(normalized(p).unwrap_err().to_string().contains("size must be 1 to 65536"), "{p:?}");
+        }
+    }
+}

@@ -2,13 +2,12 @@
 //! the ops build on this floor.
 
 mod codes;
-mod pack;
 mod qparams;
 mod rule;
 mod spec;
 
 pub use codes::{MAX_REDUCTION, MAX_ZERO, Quantizer, WeightCodes};
-pub use pack::{pack_int4, unpack_int4};
+pub use crate::tensor::pack::{pack_int4, unpack_int4};
 pub use qparams::QParams;
 pub use rule::{Affine, RoundEven};
 pub use spec::QuantSpec;

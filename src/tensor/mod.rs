@@ -7,6 +7,7 @@ mod dtype;
 pub mod init;
 pub mod io;
 pub mod onnx;
+pub mod pack;
 mod shape;
 mod storage;
 

@@ -39,8 +39,10 @@ pub struct BlockReport {
     pub kept: bool,
 }
 
-/// Images per pass when whole tables are computed.
+/// Images per pass when whole tables are computed, at most.
 const PASS: usize = 64;
+/// Numbers of a value between nodes in such a pass, about: large images go fewer at a time.
+const NUMBERS: usize = PASS * 64 * 64 * 64;
 /// Draws, away from the loop's: as many streams per iteration as a pass has, of which nodes take the first.
 const DRAWS: u64 = 1 << 60;
 const PICK: u64 = STREAMS - 1;
@@ -78,8 +80,10 @@ fn advance(network: &mut Network, from: NodeId, to: NodeId, table: &Table, how: 
     let none = BTreeMap::new();
     let n = table.len();
     let mut out: Option<Table> = None;
-    for start in (0..n).step_by(PASS) {
-        let count = PASS.min(n - start);
+    let largest = network.graph.shapes(1)?[from..=to].iter().map(|s| s.elements()).max();
+    let pass = (NUMBERS / largest.unwrap_or(1).max(1)).clamp(4, PASS);
+    for start in (0..n).step_by(pass) {
+        let count = pass.min(n - start);
         let x = Var::constant(table.slice(start, count)?);
         let mut tape = Tape::inference(&device);
         let y = network.forward_part(&mut tape, &[(from, x)], &[to], &none, how)?.remove(0).value;

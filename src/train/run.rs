@@ -105,7 +105,8 @@ pub(super) struct Progress {
 
 /// Draws of the images of the data-free criterion, away from the loop's.
 const HELD_OUT_BASE: u64 = 1 << 42;
-/// Draws of a diagnosis.
+/// Stored images of a diagnosis, at most, and the draws of one.
+const DIAGNOSED: usize = 512;
 const DIAGNOSED_BASE: u64 = 1 << 43;
 
 impl QuantizeRun {
@@ -336,17 +337,17 @@ impl QuantizeRun {
     /// What the images are like that the student was fed at the end: `generator` (as it stands) and `stored`.
     pub fn diagnose(&mut self) -> Result<Vec<(&'static str, Diagnosis)>> {
         let n = self.recipe.batch;
-        // Of as many images as students are compared on.
-        let batches = self.held_out.len();
         let mut found = Vec::new();
         if self.recipe.trains_generator() {
-            let draws = 0..batches as u64;
+            // As many as students are compared on.
+            let draws = 0..self.held_out.len() as u64;
             let fresh =
                 draws.map(|b| self.generator.sample(n, DIAGNOSED_BASE + b, true)).collect::<Result<Vec<_>>>()?;
             found.push(("generator", diagnose(&mut self.teacher, &fresh)?));
         }
         if let Some(pool) = &self.pool {
-            let stored = (0..batches).map(|b| pool.in_order(b, n)).collect::<Result<Vec<_>>>()?;
+            let batches = pool.labels.len().min(DIAGNOSED) / n;
+            let stored = (0..batches.max(1)).map(|b| pool.in_order(b, n)).collect::<Result<Vec<_>>>()?;
             found.push(("stored", diagnose(&mut self.teacher, &stored)?));
         }
         Ok(found)

@@ -97,6 +97,9 @@ impl Grid {
         let mut runs: Vec<RunConfig> = Vec::with_capacity(count);
         for method in &methods {
             let mut recipe = Recipe::load(method)?;
+            if images.is_some() {
+                recipe.take_images();
+            }
             set.iter().try_for_each(|s| recipe.set(s))?;
             for bits in &bits {
                 for seed in &seeds {

@@ -247,11 +247,11 @@ impl<'a> Export<'a> {
         let node = self.head(id);
         let name = |part: &str| format!("{}/{part}", node.name);
         let half = 1 << (q.bits - 1);
-        let mut step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
         let zero = half - q.zero;
         if !(0..=255).contains(&zero) {
-            return Err(self.fail(id, format!("its output's range does not hold 0 (zero point {zero})")));
+            return Ok(self.quantize_in_floats(id, v, q, fused));
         }
+        let mut step = self.writer.floats(name("step"), &[], &[1.0 / q.scale]);
         let mut zero_point = self.writer.codes(name("zero_point"), &[], DataType::Uint8, &[zero])?;
         let mut codes = if fused {
             self.writer.node("QuantizeLinear", &[&v, &step, &zero_point], name("codes"), &[])
@@ -281,6 +281,25 @@ impl<'a> Export<'a> {
         }
         let output = if fused { name("out") } else { node.name.clone() };
         Ok(self.writer.node("DequantizeLinear", &[&codes, &step, &zero_point], output, &[]))
+    }
+}
+
+impl Export<'_> {
+    /// Rounds `v` to the values of codes in f32, by the engine's own operations one by one, and returns the values' name. For
+    /// ranges that do not hold 0, whose zero point no type of codes holds.
+    fn quantize_in_floats(&mut self, id: usize, v: String, q: &Quantizer, fused: bool) -> String {
+        let node = self.head(id);
+        let output = if fused { format!("{}/out", node.name) } else { node.name.clone() };
+        let name = |part: &str| format!("{}/out.{part}", node.name);
+        let a = q.affine();
+        let numbers = [("scale", a.scale), ("zero", a.zero), ("low", a.low), ("high", a.high)];
+        let [scale, zero, low, high] = numbers.map(|(part, v)| self.writer.floats(name(part), &[], &[v]));
+        let scaled = self.writer.node("Mul", &[&v, &scale], name("scaled"), &[]);
+        let level = self.writer.node("Sub", &[&scaled, &zero], name("level"), &[]);
+        let rounded = self.writer.node("Round", &[&level], name("rounded"), &[]);
+        let code = self.writer.node("Clip", &[&rounded, &low, &high], name("clipped"), &[]);
+        let sum = self.writer.node("Add", &[&code, &zero], name("integers"), &[]);
+        self.writer.node("Div", &[&sum, &scale], output, &[])
     }
 }
 

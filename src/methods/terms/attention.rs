@@ -1,6 +1,6 @@
 //! What counts as the teacher's attention: a choice of ACQ's terms, whose paper's definition is not public.
 
-use super::TeacherView;
+use super::{TeacherView, served};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Graph};
@@ -22,11 +22,11 @@ pub enum AttentionName {
 impl AttentionName {
     /// Errors, naming the term, if `teacher` has no map, or no closed form of Grad-CAM where that is asked for.
     pub(super) fn check(self, term: &str, teacher: Option<&Graph>) -> Result<()> {
-        let head = teacher.map(|g| match self {
+        let head = |g: &Graph| match self {
             Self::Activation => g.head(term),
             Self::GradCam => g.pooled_head(&format!("{term}.attention = \"grad_cam\"")),
-        });
-        head.transpose().map(|_| ())
+        };
+        teacher.map_or(Ok(()), |g| served(term, head(g)))
     }
 
     /// What the attention ops read, `[n h w c]`: `features` as they are, or their Grad-CAM map as one channel.

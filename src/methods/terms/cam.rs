@@ -1,6 +1,6 @@
 //! SynQ's alignment of class activation maps: student and teacher must look at the same place.
 
-use super::{Heads, StudentTerm, StudentView, not_negative};
+use super::{Heads, StudentTerm, StudentView, not_negative, served};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -58,7 +58,7 @@ impl StudentTerm for Cam {
     }
     fn check(&self, teacher: Option<&Graph>) -> Result<()> {
         not_negative(self.name(), "weight", self.weight)?;
-        teacher.map_or(Ok(()), |g| g.pooled_head(self.name()).map(|_| ()))
+        teacher.map_or(Ok(()), |g| served(self.name(), g.pooled_head(self.name())))
     }
     fn loss(&self, tape: &mut Tape, view: &StudentView) -> Result<Var> {
         let Heads { map, weight, teacher_map, teacher_weight } = view.heads.as_ref().expect("asked for by needs_head");

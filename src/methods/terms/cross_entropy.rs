@@ -1,6 +1,6 @@
 //! Label cross-entropy: the images must be what the teacher calls their class; the student must agree with the labels.
 
-use super::{GeneratorTerm, Needs, OfLogits, StudentTerm, StudentView, TeacherView, not_negative};
+use super::{GeneratorTerm, Needs, OfLogits, StudentTerm, StudentView, TeacherView, not_negative, served};
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
@@ -42,7 +42,7 @@ impl GeneratorTerm for CrossEntropy {
             not_negative("cross_entropy", key, v)?;
         }
         match teacher {
-            Some(g) if self.margin > 0.0 => g.linear_head("cross_entropy.margin").map(|_| ()),
+            Some(g) if self.margin > 0.0 => served("cross_entropy", g.linear_head("cross_entropy.margin")),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! IntraQ's marginal distance constraint: images of a class neither all alike nor strangers.
 
-use super::{GeneratorTerm, Memory, Needs, TeacherView, not_negative};
+use super::{GeneratorTerm, Memory, Needs, TeacherView, not_negative, served};
 use crate::autograd::{Tape, Var};
 use crate::graph::{Forward, Graph, Network, Taps};
 use crate::ops::marginal_distance::{ClassMeans, marginal_distance};
@@ -60,7 +60,7 @@ impl GeneratorTerm for MarginalDistance {
             let detail = format!("{} is below marginal_distance.lower, {}", self.upper, self.lower);
             return Err(Error::config("marginal_distance.upper", detail));
         }
-        teacher.map_or(Ok(()), |g| g.last_features(self.name()).map(|_| ()))
+        teacher.map_or(Ok(()), |g| served(self.name(), g.last_features(self.name())))
     }
     fn loss(&self, tape: &mut Tape, view: &mut TeacherView) -> Result<Var> {
         let features = view.features.clone().expect("asked for by needs");

@@ -210,6 +210,18 @@ pub enum OfLogits {
     Kl { temperature: f32, reduction: KlReduction },
 }
 
+/// Turns what a network lacks for `term` into an error that names the term's weight and what to do.
+fn served<V>(term: &str, found: Result<V>) -> Result<()> {
+    match found {
+        Ok(_) => Ok(()),
+        Err(Error::Network { network, detail }) => {
+            let detail = format!("{network}: {detail}. Set this weight to 0, or take a recipe without it (best, gdfq)");
+            Err(Error::config(format!("{term}.weight"), detail))
+        }
+        Err(other) => Err(other),
+    }
+}
+
 /// Refuses a setting that is negative or not finite; `key` is relative to the term.
 fn not_negative(term: &str, key: &str, v: f32) -> Result<()> {
     if v.is_finite() && v >= 0.0 {

@@ -1,6 +1,6 @@
 //! ACQ's adversarial loss of two samples made under one condition.
 
-use super::{AttentionName, GeneratorTerm, Needs, TeacherView, not_negative};
+use super::{AttentionName, GeneratorTerm, Needs, TeacherView, not_negative, served};
 use crate::autograd::{Tape, Var};
 use crate::graph::Graph;
 use crate::ops::attention_map::{AttentionKind, attention_map};
@@ -68,9 +68,9 @@ impl GeneratorTerm for Pair {
             return Err(Error::config("pair.epsilon", format!("{} must be positive", self.epsilon)));
         }
         match (self.on, teacher) {
-            (PairSource::Features, Some(g)) => g.last_features("pair.on = \"features\"").map(|_| ()),
+            (PairSource::Features, Some(g)) => served("pair", g.last_features("pair.on = \"features\"")),
             (PairSource::Attention, _) => AttentionName::Activation.check(self.name(), teacher),
-            (PairSource::GradCam, Some(g)) => g.pooled_head("pair.on = \"grad_cam\"").map(|_| ()),
+            (PairSource::GradCam, Some(g)) => served("pair", g.pooled_head("pair.on = \"grad_cam\"")),
             (_, None) => Ok(()),
         }
     }

@@ -27,7 +27,7 @@ pub struct Padding {
     pub axes: [usize; 2],
     /// On top, left, bottom and right.
     pub sides: [usize; 4],
-    /// With the lowest number there is instead of 0.
+    /// Whether it is of the lowest number there is instead of 0.
     pub lowest: bool,
 }
 
@@ -68,9 +68,9 @@ pub enum Value<'a> {
 pub struct Build<'a> {
     pub graph: Graph,
     pub opset: i64,
-    /// Of the file's input, if it is fixed.
+    /// Batch size of the file's input, if it is fixed.
     pub batch: Option<i64>,
-    /// Of one sample, by node.
+    /// Shape of each node's output for one sample.
     pub shapes: Vec<Shape>,
     /// Whether a node's output is never below 0.
     pub nonnegative: Vec<bool>,
@@ -179,7 +179,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// What keeps `outputs` from being computed.
+    /// Says why `outputs` cannot be computed.
     pub fn report(&self, outputs: &[&str]) -> String {
         let mut open: Vec<&str> = outputs.to_vec();
         let mut seen = vec![false; self.file.node.len()];
@@ -204,7 +204,7 @@ impl<'a> Build<'a> {
         self.values.get(name)
     }
 
-    /// What the `i`-th input of `node` is.
+    /// Returns the `i`-th input of `node`.
     pub fn value(&self, node: &NodeProto, i: usize) -> Outcome<&Value<'a>> {
         match node.input.get(i).filter(|n| !n.is_empty()) {
             Some(name) => self

@@ -106,7 +106,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// What goes into a cut at 0 and 6.
+    /// Returns the name of the value that is cut at 0 and 6.
     fn cut_at_6(&self, node: &'a NodeProto) -> Option<&'a str> {
         if node.op_type == "Min" {
             let (x, six) = self.one_constant(node)?;

@@ -13,7 +13,7 @@ use crate::tensor::onnx::NodeProto;
 const REACH: usize = 64;
 
 impl Build<'_> {
-    /// With its padding as a node of zeros around the map. Layers and pooling take it in instead.
+    /// Makes pending padding a node of zeros around the map. Layers and pooling take it in instead.
     pub fn padded(&mut self, node: &NodeProto, flow: Flow) -> Outcome<Flow> {
         let Some(Padding { axes, sides, lowest }) = flow.pad else { return Ok(flow) };
         if lowest {

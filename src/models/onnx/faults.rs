@@ -1,4 +1,4 @@
-//! What is wrong with a file: all operators that are not understood are reported at once.
+//! Faults of a file: all operators that are not understood are reported at once.
 
 use super::operators;
 use super::order::label;

@@ -219,7 +219,7 @@ impl Host {
         strides(&self.dims)
     }
 
-    /// The same elements under other dimensions.
+    /// Returns its elements under other dimensions.
     pub fn reshaped(self, dims: Vec<usize>) -> Outcome<Self> {
         if count(&dims)? != self.elements()? {
             return Err(format!("{:?} cannot become {dims:?}", self.dims));

@@ -8,7 +8,7 @@ use crate::graph::NodeId;
 use crate::tensor::onnx::{DataType, GraphProto, ValueInfoProto};
 use std::collections::{HashMap, HashSet};
 
-/// What a file takes.
+/// The input of a file.
 pub struct Input<'a> {
     pub name: &'a str,
     /// How many images, if that is fixed.

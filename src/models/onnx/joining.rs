@@ -92,7 +92,7 @@ impl<'a> Build<'a> {
         Ok(Flow::new(id, map.layout))
     }
 
-    /// With equal axes, and nodes of equal rank.
+    /// Gives them equal axes, and nodes of equal rank.
     fn alike<const N: usize>(&mut self, node: &NodeProto, flows: [Flow; N]) -> Outcome<[Flow; N]> {
         let list = self.all_alike(node, flows.to_vec())?;
         list.try_into().map_err(|_| "has lost an input".to_string())
@@ -141,11 +141,16 @@ impl<'a> Build<'a> {
             }
         }
         let first = flows.first().ok_or("has no inputs")?;
-        let rank = first.layout.rank();
-        let at = axis(attributes.int("axis", 0), rank)?;
+        let at = axis(attributes.int("axis", 0), first.layout.rank())?;
         if flows.len() == 1 {
             return Ok(flows.remove(0));
         }
+        self.side_by_side(node, "", flows, at)
+    }
+
+    /// The channels of all `flows` along axis `at`.
+    fn side_by_side(&mut self, node: &NodeProto, suffix: &str, mut flows: Vec<Flow>, at: usize) -> Outcome<Flow> {
+        let rank = flows[0].layout.rank();
         let shapes: Vec<String> = flows.iter().take(8).map(|f| f.layout.shape()).collect();
         let wrong = |why: &str| Err(format!("joins {} along axis {at}{why}", shapes.join(" and ")));
         let channels = |f: &Flow| {
@@ -174,11 +179,37 @@ impl<'a> Build<'a> {
             return wrong(": the other dimensions differ");
         }
         let inputs: Vec<NodeId> = flows.iter().map(|f| f.node).collect();
-        let id = self.push(node, "", emit::concat()?, &inputs)?;
+        let id = self.push(node, suffix, emit::concat()?, &inputs)?;
         let mut layout = flows.swap_remove(0).layout;
         let c = self.channels(id);
         layout.0[at] = Layout::rows(c).0.remove(1);
         Ok(Flow::new(id, layout))
+    }
+
+    /// Channels that others take the place of, as exporters write `x[:, a:b] = y`: along the first axis, behind a Transpose.
+    pub(super) fn scatter(&mut self, node: &NodeProto) -> Outcome<Flow> {
+        if Attributes(node).text("reduction", "none") != "none" {
+            return Err("adds to channels, which is not supported: taking their place is".into());
+        }
+        let (x, new) = (self.flow(node, 0)?, self.flow(node, 2)?);
+        let indices = self.host(node, 1)?;
+        let Size::Fixed(c) = x.layout.size(0) else { return Err("changes some images of a batch".into()) };
+        let along_first = matches!(indices.dims[..], [_, 1]) && x.layout.is(0, Axis::Channel);
+        if !along_first || x.layout.channel_axis(0) != Some(0) {
+            let shape = x.layout.shape();
+            return Err(format!("changes elements of {shape} other than whole channels, which is not supported"));
+        }
+        let index = |i: i64| axis(i, c as usize).map_err(|_| format!("changes channel {i} of {c}"));
+        let places: Vec<usize> = indices.numbers()?.into_iter().map(index).collect::<Outcome<_>>()?;
+        if new.layout.rank() != x.layout.rank() || new.layout.size(0) != Size::Fixed(places.len() as i64) {
+            return Err(format!("puts {} in the place of {} channels", new.layout.shape(), places.len()));
+        }
+        let mut order: Vec<usize> = (0..c as usize).collect();
+        for (i, place) in places.into_iter().enumerate() {
+            order[place] = c as usize + i;
+        }
+        let both = self.side_by_side(node, ".both", vec![x, new], 0)?;
+        self.chosen(node, both, 0, &order)
     }
 
     /// Expand and Tile to the shape that the activation has already.

@@ -70,7 +70,7 @@ impl Layout {
         Self(vec![whole(Axis::Batch, 1), whole(Axis::Channel, c)])
     }
 
-    /// With digits of one piece wherever they go on from one to the next.
+    /// Joins digits that go on from one to the next.
     pub fn normal(&self) -> Self {
         Self(self.0.iter().map(|a| merged(a.iter().copied())).collect())
     }
@@ -87,7 +87,7 @@ impl Layout {
     pub fn sizes(&self) -> Vec<Size> {
         (0..self.rank()).map(|i| self.size(i)).collect()
     }
-    /// As errors write it.
+    /// Writes the sizes for errors.
     pub fn shape(&self) -> String {
         listed(&self.sizes())
     }
@@ -114,14 +114,14 @@ impl Layout {
     pub fn transposed(&self, perm: &[usize]) -> Self {
         Self(perm.iter().map(|&p| self.0[p].clone()).collect())
     }
-    /// Without axes of size 1.
+    /// Removes axes of size 1.
     pub fn squeezed(&self, gone: &[usize]) -> Outcome<Self> {
         if let Some(&axis) = gone.iter().find(|&&i| !self.0[i].is_empty()) {
             return Err(format!("removes axis {axis} of {}, which is not 1", self.shape()));
         }
         Ok(Self((0..self.rank()).filter(|i| !gone.contains(i)).map(|i| self.0[i].clone()).collect()))
     }
-    /// With axes of size 1 at the increasing indices `new` of the result.
+    /// Inserts axes of size 1 at the increasing indices `new` of the result.
     pub fn unsqueezed(&self, new: &[usize]) -> Outcome<Self> {
         let rank = self.rank() + new.len();
         if rank > MAX_RANK {
@@ -137,7 +137,7 @@ impl Layout {
         Self(vec![join(&self.0[..at]), join(&self.0[at..])])
     }
 
-    /// The same values under other dimensions. `wanted`: 0 copies a dimension unless `zero`, -1 is what is left. `batch`: the
+    /// Returns the layout under other dimensions. `wanted`: 0 copies a dimension unless `zero`, -1 is what is left. `batch`: the
     /// size of the file's batch if it is fixed, so that a number can stand for it.
     pub fn reshaped(&self, wanted: &[Size], zero: bool, batch: Option<i64>) -> Outcome<Self> {
         let fail = || format!("{} to {} is not supported", self.shape(), listed(wanted));

@@ -43,7 +43,7 @@ use order::{Order, label};
 use std::path::Path;
 use storing::Limits;
 
-/// What is wrong with a file.
+/// A result, or a message that says how a file is wrong.
 type Outcome<T> = std::result::Result<T, String>;
 
 /// Operator sets that are understood.
@@ -63,7 +63,7 @@ const QUANTIZED: [&str; 5] =
 /// Numbers of weights that a file may ask for without holding them, at most: those of VGG-19 fit.
 const MAX_FILLED: usize = 160 << 20;
 
-/// What a file does not say, or leaves open.
+/// Choices that a file leaves open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The value that is the logits. Without it: the only output, or the only one of a row per image.

@@ -3,7 +3,7 @@
 use crate::tensor::onnx::NodeProto;
 
 /// Operators of activations. Constants are evaluated by `fold` besides.
-const SUPPORTED: [&str; 67] = [
+const SUPPORTED: [&str; 69] = [
     "Add",
     "AveragePool",
     "BatchNormalization",
@@ -42,12 +42,14 @@ const SUPPORTED: [&str; 67] = [
     "PRelu",
     "Pad",
     "Range",
+    "Reciprocal",
     "ReduceMax",
     "ReduceMean",
     "ReduceSum",
     "Relu",
     "Reshape",
     "Resize",
+    "ScatterND",
     "Selu",
     "SequenceAt",
     "SequenceConstruct",

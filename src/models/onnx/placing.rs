@@ -131,7 +131,7 @@ impl Build<'_> {
         Ok(Flow { node: id, layout: Layout(axes).normal(), pad, shared })
     }
 
-    /// As a map `n h w c` whose file form is `n c h w`: its node, and its sizes `[h, w, c]`.
+    /// Makes it a map `n h w c` whose file form is `n c h w`. Returns its node and its sizes `[h, w, c]`.
     pub fn as_map(&mut self, node: &NodeProto, flow: Flow) -> Outcome<(NodeId, [usize; 3])> {
         let wrong =
             |l: &Layout| format!("its input {} is no map of images (batch, channels, height, width)", l.shape());
@@ -152,7 +152,7 @@ impl Build<'_> {
         self.as_map(node, flow)
     }
 
-    /// With a node `n h w c`; one of rows becomes a map of one pixel.
+    /// Gives it a node `n h w c`. A row becomes a map of one pixel.
     pub fn of_rank_4(&mut self, node: &NodeProto, flow: Flow) -> Outcome<Flow> {
         if self.shapes[flow.node].len() == 4 {
             return Ok(flow);
@@ -162,7 +162,7 @@ impl Build<'_> {
         Ok(Flow { node: id, ..flow })
     }
 
-    /// With a node `n c`: pixels become channels, in our order.
+    /// Gives it a node `n c`. Pixels become channels, in our order.
     pub fn of_rank_2(&mut self, node: &NodeProto, flow: Flow) -> Outcome<Flow> {
         let &[_, h, w, c] = &self.shapes[flow.node][..] else { return Ok(flow) };
         let id = self.push(node, ".row", emit::reshape(vec![h * w * c])?, &[flow.node])?;
@@ -175,14 +175,13 @@ impl Build<'_> {
         Ok(Flow { node: id, layout: Layout(axes).normal(), ..flow })
     }
 
-    /// With a node `n c` if the file sees a row per image of what is a map.
+    /// Gives it a node `n c` if the file sees a row per image of what is a map.
     pub fn rows_if_flat(&mut self, node: &NodeProto, flow: Flow) -> Outcome<Flow> {
         let flat = flow.layout.rank() == 2 && (flow.layout.has(Axis::Height) || flow.layout.has(Axis::Width));
         if flat { self.of_rank_2(node, flow) } else { Ok(flow) }
     }
 
-    /// What the constant `t` says of each channel of `flow`, with which it is broadcast: one number for all, or one per channel
-    /// in our order.
+    /// Returns the constant `t`, broadcast with `flow`, per channel: one number for all, or one per channel in our order.
     pub fn per_channel(&self, flow: &Flow, t: &Host) -> Outcome<Vec<f32>> {
         let layout = &flow.layout;
         let wrong = || {

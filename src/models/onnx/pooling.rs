@@ -75,7 +75,7 @@ impl Build<'_> {
         Ok(flow)
     }
 
-    /// Over height or width alone: pooling in a window as long as the map.
+    /// Reduces height or width alone: pools in a window as long as the map.
     fn along_one_axis(&mut self, node: &NodeProto, x: &Flow, over: &[usize]) -> Outcome<Option<Flow>> {
         let &[_, h, w, _] = &self.shapes[x.node][..] else { return Ok(None) };
         let gone = |axis| over.iter().any(|&a| x.layout.0[a].iter().any(|d| d.axis == axis));

@@ -1,4 +1,4 @@
-//! What changes how the file sees a value and not the value: reshaping, transposing, flattening.
+//! Operators that change how the file sees a value and not the value: reshaping, transposing, flattening.
 
 use super::Outcome;
 use super::attributes::Attributes;

@@ -37,7 +37,7 @@ impl Affine {
 }
 
 impl Build<'_> {
-    /// In its inference form, also where the file is one for training.
+    /// Takes in a batch norm in its inference form, also where the file is one for training.
     pub(super) fn batch_norm(&mut self, node: &NodeProto) -> Outcome<Flow> {
         let attributes = Attributes(node);
         attributes.only("spatial", 1)?;
@@ -176,10 +176,27 @@ impl Build<'_> {
             ("Sub", _) => Affine { scale: Some(vec![-1.0]), shift: Some(v) },
             ("Mul", _) => Affine::scale(v),
             ("Div", 0) => Affine::scale(v.into_iter().map(|v| 1.0 / v).collect()),
-            _ => return Err("divides a constant by an activation, which is not supported".into()),
+            _ => {
+                let name = node.input[other].clone();
+                return self.divided(node, x, v, &name);
+            }
         };
         let name = node.input[other].clone();
         self.affine(node, x, alone, &name, by)
+    }
+
+    pub(super) fn reciprocal(&mut self, node: &NodeProto) -> Outcome<Flow> {
+        let x = self.flow(node, 0)?;
+        self.divided(node, x, vec![1.0], "one")
+    }
+
+    /// Constants divided by `x`: a value of constants, made of `x` times 0, divided by it.
+    fn divided(&mut self, node: &NodeProto, x: Flow, v: Vec<f32>, names: &str) -> Outcome<Flow> {
+        let by = Affine { scale: Some(vec![0.0]), shift: Some(v) };
+        let shared = Flow { shared: true, ..x.clone() };
+        let above = self.affine(node, shared, false, names, by)?;
+        let id = self.push(node, ".quotient", emit::div()?, &[above.node, x.node])?;
+        Ok(Flow::new(id, x.layout))
     }
 
     pub(super) fn negated(&mut self, node: &NodeProto) -> Outcome<Flow> {

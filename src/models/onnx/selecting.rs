@@ -1,4 +1,4 @@
-//! What takes a part of a value: slices, splits, gathers, elements of sequences; and padding.
+//! Operators that take a part of a value: slices, splits, gathers, elements of sequences. And padding.
 
 use super::attributes::Attributes;
 use super::build::{Build, Flow, Padding, Value};
@@ -174,7 +174,11 @@ impl<'a> Build<'a> {
         let index = self.number(node, 1)? as i64;
         let Value::Sequence(all) = self.value(node, 0)? else { return Err("its input is no sequence".into()) };
         let at = axis(index, all.len()).map_err(|_| format!("takes element {index} of {}", all.len()))?;
-        Ok(all[at].clone())
+        // Another node may take the same element.
+        Ok(match &all[at] {
+            Value::Flow(flow) => Value::Flow(Flow { shared: true, ..flow.clone() }),
+            other => other.clone(),
+        })
     }
 
     /// Height and width, which the next node takes in; or channels of zeros: with Slice before it the shortcut of CIFAR ResNets.

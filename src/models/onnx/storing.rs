@@ -6,7 +6,7 @@ use crate::graph::{Graph, Init, NodeId};
 use crate::tensor::io::{Checkpoint, HostTensor};
 use std::collections::HashSet;
 
-/// What may be allocated beyond what the file holds.
+/// Bounds of what is allocated beyond what the file holds.
 pub struct Limits {
     /// Numbers of parameters that several nodes share, which are copied.
     pub copied: usize,

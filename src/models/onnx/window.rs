@@ -70,7 +70,7 @@ impl Attributes<'_> {
 }
 
 impl Window {
-    /// With `more` padding on top, left, bottom and right.
+    /// Adds `more` padding on top, left, bottom and right.
     pub fn padded(mut self, more: [usize; 4]) -> Self {
         self.pad.iter_mut().zip(more).for_each(|(p, m)| *p += m);
         self
@@ -89,7 +89,7 @@ mod tests {
         Attributes(&node).window([kernel as usize; 2], [size, size + 1]).unwrap().pad
     }
 
-    /// As TensorFlow pads: the odd pixel goes to the end, or with `SAME_LOWER` to the front.
+    /// TensorFlow's rule: the odd pixel goes to the end, or with `SAME_LOWER` to the front.
     #[test]
     fn automatic_padding() {
         assert_eq!(pad_of("SAME_UPPER", 3, 2, 8), [0, 1, 1, 1]);

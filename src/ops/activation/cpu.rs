@@ -74,8 +74,8 @@ pub(super) fn backward<T: Smooth>(kind: Activation, saved: &[T], dy: &[T], dx: &
             });
         }
         Activation::Silu => each(dx, saved, dy, |x, dy| {
-            let s = curves::sigmoid(x);
-            dy * (s + x * s * (T::one() - s))
+            let [s, rest] = curves::sigmoids(x);
+            dy * (s + x * s * rest)
         }),
         Activation::HardSwish => {
             let slope = of(HARD_SWISH_SLOPE);

@@ -117,9 +117,16 @@ impl Smooth for f64 {
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub(super) fn sigmoid<T: Smooth>(x: T) -> T {
+    sigmoids(x)[0]
+}
+
+/// The sigmoids of `x` and `-x`, whose sum is 1: the smaller one would lose its digits in a difference.
+#[inline(always)]
+pub(super) fn sigmoids<T: Smooth>(x: T) -> [T; 2] {
+    let one = T::one();
     let e = (-x.abs()).exponential();
-    let above = if x < T::zero() { e } else { T::one() };
-    above / (T::one() + e)
+    let (above, below) = if x < T::zero() { (e, one) } else { (one, e) };
+    [above / (one + e), below / (one + e)]
 }
 
 /// `ln(1 + e^x)`.
@@ -161,7 +168,7 @@ pub(super) fn gelu_tanh<T: Smooth>(x: T) -> (T, T) {
     let v = if x < -end { -end } else { x };
     let v = if v > end { end } else { v };
     let square = v * v;
-    let gate = sigmoid(slope * v * (T::one() + cube * square));
+    let [gate, rest] = sigmoids(slope * v * (T::one() + cube * square));
     let rate = slope * (T::one() + T::of(3.0) * cube * square);
-    (gate, gate + v * gate * (T::one() - gate) * rate)
+    (gate, gate + v * gate * rest * rate)
 }

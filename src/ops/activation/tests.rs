@@ -54,6 +54,30 @@ fn values_far_from_zero_are_right() {
     }
 }
 
+/// At -2.5, -0.5, 0.7 and 3.1.
+#[test]
+fn values_are_those_of_onnx_runtime() {
+    for (kind, want) in [
+        (Activation::LeakyRelu(0.2), [-0.5, -0.1, 0.7, 3.1]),
+        (Activation::Clip { low: -1.0, high: 0.5 }, [-1.0, -0.5, 0.5, 0.5]),
+        (Activation::Sigmoid, [0.075_858_18, 0.377_540_7, 0.668_187_7, 0.956_892_7]),
+        (Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, [0.0, 0.4, 0.64, 1.0]),
+        (Activation::Silu, [-0.189_645_45, -0.188_770_34, 0.467_731_45, 2.966_367_5]),
+        (Activation::HardSwish, [-0.208_333_3, -0.208_333_3, 0.431_666_7, 3.1]),
+        (Activation::Elu(1.3), [-1.193_289, -0.511_510_1, 0.7, 3.1]),
+        (Activation::Gelu { tanh: false }, [-0.015_524_1, -0.154_268_8, 0.530_625_5, 3.097]),
+        (Activation::Gelu { tanh: true }, [-0.015_084_3, -0.154_286, 0.530_570_1, 3.097_373]),
+        (Activation::Mish, [-0.196_816_2, -0.220_743_8, 0.561_148_4, 3.088_5]),
+        (Activation::Softplus, [0.078_889_74, 0.474_077, 1.103_186, 3.144_064]),
+    ] {
+        let [y, _] = at(kind, &[-2.5, -0.5, 0.7, 3.1]);
+        for (got, want) in y.into_iter().zip(want) {
+            let error: f32 = got - want;
+            assert!(error.abs() < 1e-6, "{}: {got} instead of {want}", kind.name());
+        }
+    }
+}
+
 #[test]
 fn nan_stays_nan_and_infinity_stays_finite_in_derivatives() {
     for kind in KINDS {

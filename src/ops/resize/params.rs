@@ -41,8 +41,8 @@ pub enum Coordinates {
     Asymmetric,
 }
 
-/// A resize of height and width, as the operator Resize of the ONNX standard. Its older form Upsample is
-/// [`Coordinates::Asymmetric`], with [`Rounding::Floor`] if nearest.
+/// A resize of height and width, as the operator Resize of the ONNX standard. Upsample and Resize before version 11 are
+/// [`Coordinates::Asymmetric`]. If nearest, they round by [`Rounding::Floor`], or by [`Rounding::Ceil`] where they shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResizeParams {
     /// Height and width of the output.

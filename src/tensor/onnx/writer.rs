@@ -4,7 +4,7 @@ use super::{
     AttributeProto, DataType, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::quant::pack_int4;
+use crate::tensor::pack::pack_int4;
 use crate::{Error, Result};
 use prost::Message;
 

@@ -4,7 +4,7 @@ use super::super::Outcome;
 use super::super::attributes::Attributes;
 use super::super::host::{Budget, Host, Size, Values, axes, count, strides};
 
-/// Over `list`, or over all axes. Floats are added up in f64.
+/// Reduces the axes of `list`, or all of them. Floats are added up in f64.
 pub fn reduce(
     op: &str,
     x: &Host,

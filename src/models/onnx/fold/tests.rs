@@ -28,7 +28,7 @@ fn all(t: &Host) -> Vec<f32> {
     if t.uniform() { vec![v[0]; n] } else { v.clone() }
 }
 
-/// As the default exporter writes the bias of a convolution without one.
+/// The default exporter writes the bias of a convolution without one so.
 #[test]
 fn zero_bias_of_the_default_exporter() {
     let dims: Vec<Size> = [16, 3, 5, 5].map(Size::Fixed).to_vec();
