@@ -46,7 +46,7 @@ def make_file(name, exporter, path):
     torch.manual_seed(seed)
     model = zoo.build(name, 10 if name in zoo.CIFAR else 1000).eval()
     x = images(seed, (1, 3, entry.full, entry.full))
-    narrow.draw(model, torch.from_numpy(x), narrow.Width(), np.random.default_rng(seed))
+    narrow.draw(model, torch.from_numpy(x), narrow.Width(shift=entry.shift), np.random.default_rng(seed))
     exporters.export(model, torch.from_numpy(x), path, exporter)
     return x
 

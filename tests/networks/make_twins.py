@@ -31,8 +31,8 @@ def twin(name):
     torch.manual_seed(seed)
     model = zoo.build(name, CLASSES).eval()
     x = images(seed, (IMAGES, 3, *entry.size))
-    width = narrow.Width(entry.divisor, entry.multiple, keep=(CLASSES,))
-    y = narrow.draw(model, torch.from_numpy(x), width, np.random.default_rng(seed), entry.shift)
+    width = narrow.Width(entry.divisor, entry.multiple, keep=(CLASSES,), shift=entry.shift)
+    y = narrow.draw(model, torch.from_numpy(x), width, np.random.default_rng(seed))
     return model, seed, x, y.numpy()
 
 def store(path, exporter, record, raw, x, y):

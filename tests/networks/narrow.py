@@ -10,10 +10,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 class Width:
-    """Maps a number of channels to a narrow one, or to itself."""
+    """Maps a number of channels to a narrow one, or to itself.
 
-    def __init__(self, divisor=1, multiple=1, keep=()):
-        self.divisor, self.multiple, self.keep = divisor, multiple, keep
+    `shift` is the range of biases and betas. They are mostly positive, since ReLUs that cut half of their values amplify
+    rounding from layer to layer.
+    """
+
+    def __init__(self, divisor=1, multiple=1, keep=(), shift=(0.0, 1.0)):
+        self.divisor, self.multiple, self.keep, self.shift = divisor, multiple, keep, shift
 
     def __call__(self, channels):
         if self.divisor == 1 or channels in self.keep or channels < 4:
@@ -129,14 +133,9 @@ HOLD_COUNTS = {"MixedConv2d": mixed_conv, "GhostModule": ghost, "Bottle2neck": b
                "LinearBottleneck": linear_bottleneck}
 
 @torch.no_grad()
-def draw(model, x, width, random, shift=(0.0, 1.0)):
-    """Sets every layer of `model`; `x` are the images that logits will be compared on.
-
-    `shift` is the range of biases and betas. They are mostly positive, since ReLUs that cut half of their values amplify
-    rounding from layer to layer.
-    """
+def draw(model, x, width, random):
+    """Sets every layer of `model`; `x` are the images that logits will be compared on."""
     model.eval()
-    width.shift = shift
     hooks, called, given = [], [], {}
     def before(m, inputs):
         if m not in called:

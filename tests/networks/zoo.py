@@ -4,7 +4,7 @@ import cifar_style
 
 @dataclass
 class Entry:
-    """`size`: height and width of the twin's images. `divisor`, `multiple`: see `narrow.Width`. `shift`: see `narrow.draw`."""
+    """`size`: height and width of the twin's images. `divisor`, `multiple`, `shift`: see `narrow.Width`."""
     size: tuple = (64, 64)
     divisor: int = 16
     multiple: int = 1
