@@ -104,7 +104,7 @@ fn compare(found: &[f32], record: &Record) -> Result<(), String> {
     let spread = (want.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / want.len() as f64).sqrt();
     let apart = found.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs());
     // Not f64::max, which passes NaN over.
-    let largest = apart.fold(0.0f64, |a, b| if a.is_nan() || b <= a { a } else { b });
+    let largest = apart.fold(0.0, |a: f64, b| if a.is_nan() || b <= a { a } else { b });
     if largest <= NEAR * spread {
         Ok(())
     } else {
