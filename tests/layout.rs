@@ -200,7 +200,8 @@ const NO_KIND: [&str; 2] = ["mod", "extent"];
 fn a_node_kind_is_one_file() {
     let list = std::fs::read_to_string(root().join("src/graph/nodes/mod.rs")).unwrap();
     let list = list.split("nodes! {").nth(1).and_then(|s| s.split('}').next()).expect("the list of kinds");
-    let kinds: Vec<(&str, &str)> = list.lines().filter_map(|l| l.trim().trim_end_matches(',').split_once(": ")).collect();
+    let kinds: Vec<(&str, &str)> =
+        list.lines().filter_map(|l| l.trim().trim_end_matches(',').split_once(": ")).collect();
     assert!(kinds.len() > 15, "{kinds:?}");
     let mut faults = Vec::new();
     for (path, text) in files("src/graph/nodes", &["rs"]) {
@@ -217,7 +218,9 @@ fn a_node_kind_is_one_file() {
     for (path, text) in files("src", &["rs"]).iter().filter(|(path, _)| !path.starts_with("src/graph/nodes/")) {
         let named = |kind: &str| {
             let mut all = text.lines().map(code);
-            all.any(|l| l.split(&format!("NodeKind::{kind}")).skip(1).any(|rest| !rest.starts_with(char::is_alphanumeric)))
+            all.any(|l| {
+                l.split(&format!("NodeKind::{kind}")).skip(1).any(|rest| !rest.starts_with(char::is_alphanumeric))
+            })
         };
         let told_apart = kinds.iter().filter(|(_, kind)| named(kind)).count();
         if told_apart > KINDS_TOLD_APART {

@@ -6,8 +6,8 @@ mod qparams;
 mod rule;
 mod spec;
 
-pub use codes::{MAX_REDUCTION, MAX_ZERO, Quantizer, WeightCodes};
 pub use crate::tensor::pack::{pack_int4, unpack_int4};
+pub use codes::{MAX_REDUCTION, MAX_ZERO, Quantizer, WeightCodes};
 pub use qparams::QParams;
 pub use rule::{Affine, RoundEven};
 pub use spec::QuantSpec;

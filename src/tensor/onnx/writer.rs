@@ -32,12 +32,9 @@ impl Writer {
         let attribute = attributes.iter().map(|(name, value)| match value {
             Attribute::Int(i) => AttributeProto { name: name.to_string(), i: *i, r#type: 2, ..Default::default() },
             Attribute::Float(f) => AttributeProto { name: name.to_string(), f: *f, r#type: 1, ..Default::default() },
-            Attribute::Text(text) => AttributeProto {
-                name: name.to_string(),
-                s: text.clone().into_bytes(),
-                r#type: 3,
-                ..Default::default()
-            },
+            Attribute::Text(text) => {
+                AttributeProto { name: name.to_string(), s: text.clone().into_bytes(), r#type: 3, ..Default::default() }
+            }
             Attribute::Ints(v) => {
                 AttributeProto { name: name.to_string(), ints: v.clone(), r#type: 7, ..Default::default() }
             }
