@@ -27,7 +27,7 @@ TORCHVISION = {
     "googlenet": Entry((64, 64), options=dict(aux_logits=False, init_weights=False)),
     "googlenet_transform": Entry((70, 64), network="googlenet",
                                  options=dict(aux_logits=False, init_weights=False, transform_input=True)),
-    "inception_v3": Entry((107, 99), full=299, shift=(0.5, 1.5), options=dict(aux_logits=False, init_weights=False)),
+    "inception_v3": Entry((139, 139), full=299, shift=(0.25, 1.5), options=dict(aux_logits=False, init_weights=False)),
     "inception_v3_transform": Entry((99, 111), full=299, shift=(0.25, 1.5), network="inception_v3",
                                     options=dict(aux_logits=False, init_weights=False, transform_input=True)),
     "mobilenet_v2": Entry((64, 64)),
