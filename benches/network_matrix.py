@@ -186,7 +186,8 @@ def one(options, name, exporter):
 def table(records):
     lines = ["# Networks from PyTorch to deployment", "",
              "Made by `benches/network_matrix.py`: random weights, full width, the default recipe with a tiny budget. Distances are parts",
-             "of the range of the logits: float logits beside ONNX Runtime's (largest), ONNX exports beside the engine (median, largest).", "",
+             "of the range of the logits: float logits beside ONNX Runtime's (largest), ONNX exports beside the engine (median, largest).",
+             "Rows without a time of `quantize` were made with `--skip-quantize`: import and float logits only. Networks without a row were not run.", "",
              "| network | exporter | MB | float | quantize, s | onnx-int8 | onnx-qdq | failed at |", "|---|---|---|---|---|---|---|---|"]
     show = lambda r, what: "" if what not in r else f"{r[what]['median']:.1e}, {r[what]['largest']:.1e}"
     for r in records:
