@@ -134,7 +134,7 @@ fn batches(images: &Tensor, mut of: impl FnMut(Tensor) -> Result<Tensor>) -> Res
     Ok(all)
 }
 
-/// What `--logits` writes.
+/// Logits of all images, written to the file of `--logits`.
 #[derive(Default)]
 struct Logits(Checkpoint);
 

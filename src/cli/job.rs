@@ -37,7 +37,7 @@ pub struct RunConfig {
     /// The user's images in place of synthetic ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<String>,
-    /// What the default recipe changed for this network.
+    /// Changes that the default recipe made for this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapted: Vec<String>,
     pub recipe: Recipe,

@@ -117,7 +117,7 @@ impl NetworkArgs {
         Imported::load_with(path, &options)
     }
 
-    /// What `--input-size` says: `[c, h, w]`, c = 0 unless it is given.
+    /// Parses `--input-size` into `[c, h, w]`, c = 0 unless it is given.
     fn channels_height_width(&self) -> Result<Option<[usize; 3]>> {
         let (size, given) = match self.input_size.as_deref() {
             None => return Ok(None),

@@ -30,7 +30,7 @@ pub struct Dataset {
     pub h: usize,
     pub w: usize,
     pub c: usize,
-    /// What the set knows of, which need not be all that a network tells apart.
+    /// Number of classes in the set; a network may have more.
     pub classes: usize,
 }
 

@@ -29,7 +29,7 @@ impl PartialEq for IntegerNetwork {
     }
 }
 
-/// What is computed at once: a node alone, or a layer with the nodes fused behind it.
+/// Unit of computation: a node alone, or a layer with the nodes fused behind it.
 #[derive(Clone, Debug)]
 pub struct Unit {
     /// The first node, whose name it has.

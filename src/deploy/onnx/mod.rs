@@ -55,7 +55,7 @@ struct Export<'a> {
     network: &'a IntegerNetwork,
     form: Form,
     units: Vec<Unit>,
-    /// What each unit gives.
+    /// Output of each unit.
     values: Vec<Value>,
     writer: Writer,
     /// Name of each unit's output in f32, NCHW.
